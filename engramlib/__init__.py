@@ -1,0 +1,30 @@
+"""engramlib: find the part of a network's weights that carries one memory, take it out, put it back.
+
+    model + batches --collect--> Moments --extract--> Engram --ablate / inject--> model'
+
+The book that goes with it derives, runs and doubts every step; each function says which chapter teaches it.
+"""
+
+from engramlib.collect import collect, collect_by_concept
+from engramlib.edit import ablate, edited, inject, null_state
+from engramlib.engram import Engram
+from engramlib.estimator import extract, extract_all
+from engramlib.moments import Moments
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # what a layer saw
+    "Moments",
+    "collect",
+    "collect_by_concept",
+    # the memory in the weights
+    "Engram",
+    "extract",
+    "extract_all",
+    # taking it out, putting it in
+    "ablate",
+    "inject",
+    "null_state",
+    "edited",
+]

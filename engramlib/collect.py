@@ -1,0 +1,466 @@
+"""One forward pass: data in, second moments of every layer's input out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engramlib._progress import track
+from engramlib.layers import Layer, find_layers
+from engramlib.moments import Moments
+
+# Columns are widened to float64 a piece at a time, so that the copy stays small beside the activations themselves.
+_PIECE_BYTES = 32 * 2**20
+# Σ is symmetric: only blocks on and above the diagonal are multiplied, which halves the work of a full product.
+_BLOCK = {"cpu": 128, "cuda": 1024}
+
+Batch = Any
+Selector = Callable[[Batch], Tensor]
+
+
+def collect(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    layers: str | Iterable[str] | None = None,
+    rows: Selector | None = None,
+    forward: Callable[[nn.Module, Batch], Any] | None = None,
+    bias: str = "absorb",
+    dtype: torch.dtype = torch.float64,
+) -> Moments:
+    """Second moments Σ = Σᵢ xᵢ xᵢᵀ of the inputs of each layer, from one forward pass without gradients.
+
+    The model runs in evaluation mode and is handed back exactly as it came: hooks removed, training flags restored,
+    also after an error. Batches are moved to the device of the model's parameters.
+
+    Args:
+        model: any ``nn.Module`` with at least one supported layer (``nn.Linear``, Hugging Face ``Conv1D``,
+            ``nn.Conv2d``).
+        batches: an iterable of tensors, of ``(x, y)`` tuples (the model gets x) or of dicts (keyword arguments). A
+            single tensor or dict counts as one batch.
+        layers: which layers: a list of name suffixes, or one regular expression for the whole name, as in PEFT.
+            None = every supported layer.
+        rows: ``rows(batch)`` is a boolean mask over examples ``(batch,)`` or tokens ``(batch, tokens)``; only those
+            count.
+        forward: ``forward(model, batch)`` replaces the call of the model.
+        bias: ``"absorb"`` appends a constant 1 to the columns of layers that have a bias, so that it is part of the
+            memory; ``"keep"`` leaves biases alone (the paper's MLP has none).
+        dtype: of the sums. float64 decides the answer when Σ is ill-conditioned; float32 is for memory.
+
+    Returns:
+        Moments: one Σ per layer, shape (d, d), shared by layers that read the same tensor.
+
+    Raises:
+        ValueError: no batches, no rows chosen, a mask of the wrong length, NaN or infinite activations (names the
+            layer), layers that match nothing or that the forward pass never reached.
+        TypeError: a batch of an unknown type, or a layer that cannot be edited (quantised, parametrized).
+
+    Cost: a forward pass plus n·d² multiply-adds per distinct input; 8 d² bytes each. Source: Section 4; chapter 00.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model, x = nn.Linear(3, 2, bias=False), torch.randn(10, 3)
+        >>> moments = collect(model, [x[:4], x[4:]])
+        >>> torch.allclose(moments[""], (x.double().T @ x.double())), moments.count[""]
+        (True, 10)
+    """
+    sums = _run(model, batches, layers, rows, None, forward, bias, dtype)
+    return sums[None]
+
+
+def collect_by_concept(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    concepts: Selector,
+    *,
+    layers: str | Iterable[str] | None = None,
+    rows: Selector | None = None,
+    forward: Callable[[nn.Module, Batch], Any] | None = None,
+    bias: str = "absorb",
+    dtype: torch.dtype = torch.float64,
+) -> dict[int, Moments]:
+    """Second moments of many concepts at once: one pass for all of them.
+
+    Args:
+        concepts: ``concepts(batch)`` is one integer per example ``(batch,)`` or token ``(batch, tokens)``; a negative
+            number belongs to no concept and is skipped. For labelled batches: ``lambda batch: batch[1]``.
+        model, batches, layers, rows, forward, bias, dtype: as in :func:`collect`.
+
+    Returns:
+        dict: concept -> Moments, in increasing order of the concept. Only concepts that occur are there.
+
+    Raises and cost: as :func:`collect`; every example is multiplied once, whatever the number of concepts, and each
+    concept keeps its own 8 d² bytes per distinct input. Source: Eq. 6; chapter 04.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model, x, y = nn.Linear(3, 2), torch.randn(10, 3), torch.arange(10) % 2
+        >>> moments = collect_by_concept(model, [(x, y)], lambda batch: batch[1])
+        >>> everything = collect(model, [x])
+        >>> torch.allclose((moments[0] + moments[1])[""], everything[""])
+        True
+    """
+    if not callable(concepts):
+        raise TypeError("concepts: expected a function of a batch, for instance `lambda batch: batch[1]`")
+    sums = _run(model, batches, layers, rows, concepts, forward, bias, dtype)
+    return {concept: sums[concept] for concept in sorted(sums)}
+
+
+def _run(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    layers: str | Iterable[str] | None,
+    rows: Selector | None,
+    concepts: Selector | None,
+    forward: Callable[[nn.Module, Batch], Any] | None,
+    bias: str,
+    dtype: torch.dtype,
+) -> dict[Hashable, Moments]:
+    if bias not in ("absorb", "keep"):
+        raise ValueError(f'bias: expected "absorb" or "keep", got {bias!r}')
+    if dtype not in (torch.float64, torch.float32):
+        raise ValueError(f"dtype: expected torch.float64 or torch.float32, got {dtype}")
+    for argument, function in (("rows", rows), ("forward", forward)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{argument}: expected a function, got {type(function).__name__}")
+    chosen = find_layers(model, layers)
+    batches = _as_batches(batches)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    recorder = _Recorder(chosen, absorb=bias == "absorb", dtype=dtype)
+    call = forward or _forward
+    seen = 0
+    with _listening(model, recorder), torch.no_grad():
+        total = len(batches) if hasattr(batches, "__len__") else None
+        for batch in track(batches, desc="collecting moments", total=total):
+            batch = _to(batch, device)
+            recorder.begin(_labels(batch, rows, concepts, device))
+            call(model, batch)
+            recorder.end()
+            seen += 1
+    if not seen:
+        raise ValueError("batches: there were none (an empty list, or a generator that was already used up?)")
+    return recorder.result(required=layers is not None, by_concept=concepts is not None)
+
+
+# ---------------------------------------------------------------------- reading the batches
+
+
+def _as_batches(batches: Iterable[Batch]) -> Iterable[Batch]:
+    if isinstance(batches, (Tensor, Mapping)):
+        return [batches]
+    if isinstance(batches, tuple) and len(batches) == 2 and all(isinstance(b, Tensor) for b in batches):
+        x, y = batches
+        if x.ndim > 1 and y.ndim == 1 and len(x) == len(y):
+            raise ValueError("batches: got a single (x, y) pair; put it in a list, [(x, y)], to make it one batch")
+    if isinstance(batches, nn.Module) or not hasattr(batches, "__iter__"):
+        raise TypeError(f"batches: expected an iterable of batches, got {type(batches).__name__}")
+    return batches
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    if hasattr(batch, "to"):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: _to(value, device) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return (
+            type(batch)(*(_to(v, device) for v in batch))
+            if hasattr(batch, "_fields")
+            else type(batch)(_to(v, device) for v in batch)
+        )
+    return batch
+
+
+def _forward(model: nn.Module, batch: Batch) -> Any:
+    if isinstance(batch, Tensor):
+        return model(batch)
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if isinstance(batch, (tuple, list)) and batch:
+        return model(batch[0])
+    raise TypeError(f"batches: expected tensors, (x, y) tuples or dicts, got {type(batch).__name__}; or pass `forward`")
+
+
+def _labels(batch: Batch, rows: Selector | None, concepts: Selector | None, device: torch.device) -> Tensor | None:
+    """One integer per example or token, negative = skip; None = everything counts."""
+    mask = None if rows is None else torch.as_tensor(rows(batch), device=device)
+    if mask is not None and mask.dtype != torch.bool:
+        if mask.dtype.is_floating_point or not ((mask == 0) | (mask == 1)).all():
+            raise ValueError(f"rows: expected a boolean mask, got {mask.dtype}")
+        mask = mask.bool()
+    labels = None if concepts is None else torch.as_tensor(concepts(batch), device=device)
+    if labels is not None and (labels.dtype.is_floating_point or labels.dtype == torch.bool):
+        raise ValueError(f"concepts: expected integers, got {labels.dtype}")
+    for argument, tensor in (("rows", mask), ("concepts", labels)):
+        if tensor is not None and tensor.ndim not in (1, 2):
+            raise ValueError(f"{argument}: expected shape (batch,) or (batch, tokens), got {tuple(tensor.shape)}")
+    if labels is None:
+        return None if mask is None else mask.long() - 1
+    if mask is None:
+        return labels.long()
+    if labels.ndim < mask.ndim:
+        labels = labels.unsqueeze(1)
+    if mask.ndim < labels.ndim:
+        mask = mask.unsqueeze(1)
+    try:
+        return torch.where(mask, labels.long(), -1)
+    except RuntimeError:
+        raise ValueError(
+            f"rows and concepts disagree in shape: {tuple(mask.shape)} and {tuple(labels.shape)}"
+        ) from None
+
+
+@contextmanager
+def _listening(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Hooks on, evaluation mode on; both undone whatever happens."""
+    training = {module: module.training for module in model.modules()}
+    hooks = []
+    try:
+        model.eval()
+        for layer in recorder.layers.values():
+            hooks.append(layer.module.register_forward_pre_hook(recorder.hook(layer), with_kwargs=True))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, flag in training.items():
+            module.training = flag
+
+
+# ---------------------------------------------------------------------- summing the columns
+
+
+class _Sum:
+    """The running sums of one distinct input tensor, per concept, and the layers that read it."""
+
+    def __init__(self, members: set[str]) -> None:
+        self.members = members
+        self.sigma: dict[Hashable, Tensor] = {}
+        self.count: dict[Hashable, int] = {}
+        self.open: _Arrival | None = None  # the tensor that some members have read and others still should
+
+    def split(self, names: set[str]) -> _Sum:
+        """Give ``names`` their own copy: they no longer read what the others read."""
+        other = _Sum(names)
+        other.sigma = {concept: sigma.clone() for concept, sigma in self.sigma.items()}
+        other.count = dict(self.count)
+        self.members -= names
+        return other
+
+
+class _Arrival:
+    """A tensor that was read in this forward pass."""
+
+    def __init__(self, x: Tensor, reading: Hashable, names: set[str]) -> None:
+        self.x, self.reading, self.names = x, reading, names
+        self.version = _version(x)
+
+    def is_same(self, x: Tensor, reading: Hashable) -> bool:
+        return self.x is x and self.reading == reading and self.version is not None and self.version == _version(x)
+
+
+def _version(x: Tensor) -> int | None:
+    return None if x.is_inference() else x._version
+
+
+class _Recorder:
+    """Turns the layers' inputs into sums while the model runs.
+
+    Layers share a sum when, in the first forward pass that reaches them, they read one tensor in the same way. If a
+    later pass breaks that (a branch, a router), the sum is split, so the answer never depends on the sharing.
+    """
+
+    def __init__(self, layers: dict[str, Layer], *, absorb: bool, dtype: torch.dtype) -> None:
+        self.layers = layers
+        self.absorb = absorb
+        self.dtype = dtype
+        self.sums: dict[str, _Sum] = {}
+        self.labels: Tensor | None = None
+        self.fresh: list[tuple[_Arrival, _Sum]] = []  # first readings in this pass, where another layer may join
+
+    def begin(self, labels: Tensor | None) -> None:
+        self.labels = labels
+
+    def hook(self, layer: Layer) -> Callable[..., None]:
+        absorbed = self.absorb and layer.has_bias
+        reading = (layer.kind.reading(layer.module), absorbed)
+
+        def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
+            if not isinstance(x, Tensor):
+                raise TypeError(f"layer {layer.name!r} was called without a tensor")
+            self.read(layer, x, reading, absorbed)
+
+        return pre_hook
+
+    def read(self, layer: Layer, x: Tensor, reading: Hashable, absorbed: bool) -> None:
+        name = layer.name
+        if name not in self.sums:
+            for arrival, running in self.fresh:
+                if arrival.is_same(x, reading):
+                    arrival.names.add(name)
+                    running.members.add(name)
+                    self.sums[name] = running
+                    return
+            self.sums[name] = running = _Sum({name})
+            self.fresh.append((_Arrival(x, reading, {name}), running))
+            self.add(running, layer, x, absorbed)
+            return
+        running = self.sums[name]
+        # A second call within the pass: nobody may join the first one any more, it is not all that this sum holds.
+        self.fresh = [(arrival, other) for arrival, other in self.fresh if other is not running]
+        if running.open is not None:
+            if running.open.is_same(x, reading) and name not in running.open.names:
+                running.open.names.add(name)
+                self.close(running, force=False)
+                return
+            self.close(running, force=True)
+            running = self.sums[name]
+        if len(running.members) == 1:
+            self.add(running, layer, x, absorbed)
+        else:
+            running.open = _Arrival(x, reading, {name})
+
+    def close(self, running: _Sum, *, force: bool) -> None:
+        """Add the open tensor once all its readers have come; with ``force``, leave those behind that have not."""
+        arrival = running.open
+        if arrival is None or (not force and arrival.names != running.members):
+            return
+        running.open = None
+        if arrival.names != running.members:
+            rest = running.split(running.members - arrival.names)
+            for name in rest.members:
+                self.sums[name] = rest
+        layer = self.layers[min(arrival.names)]
+        if arrival.version is not None and arrival.version != _version(arrival.x):
+            raise RuntimeError(
+                f"the input of layer {layer.name!r} was overwritten in place before other layers read it"
+            )
+        self.add(running, layer, arrival.x, self.absorb and layer.has_bias)
+
+    def end(self) -> None:
+        self.fresh.clear()
+        for running in set(self.sums.values()):
+            self.close(running, force=True)
+        for (
+            name,
+            running,
+        ) in self.sums.items():  # in the order in which the layers were first called: the culprit comes first
+            for sigma in running.sigma.values():
+                if not torch.isfinite(sigma.diagonal(dim1=-2, dim2=-1)).all():
+                    raise ValueError(f"layer {name!r}: its input has NaN or infinite values")
+
+    def add(self, running: _Sum, layer: Layer, x: Tensor, absorbed: bool) -> None:
+        base = layer.kind.example_ndim(layer.module)
+        if x.ndim == (base or 1):
+            x = x.unsqueeze(0)
+        for concept, chosen in self.choose(layer, x):
+            if len(chosen) == 0:
+                continue
+            if concept not in running.sigma:
+                running.sigma[concept] = self.zeros(layer, x.device)
+                running.count[concept] = 0
+            sigma = running.sigma[concept]
+            for columns in _pieces(layer, chosen, sigma):
+                if columns.shape[-1] + absorbed != sigma.shape[-1]:
+                    raise ValueError(f"layer {layer.name!r} cannot read an input of shape {tuple(x.shape)}")
+                running.count[concept] += _add_outer(sigma, columns, absorbed)
+
+    def choose(self, layer: Layer, x: Tensor) -> Iterator[tuple[Hashable, Tensor]]:
+        """Split the input of a layer by concept, along its examples or tokens."""
+        labels = self.labels
+        if labels is None:
+            yield None, x
+            return
+        if labels.shape == x.shape[: labels.ndim]:
+            x = x.flatten(0, labels.ndim - 1)
+        elif labels.numel() != len(x) or labels.ndim == 1:
+            raise ValueError(
+                f"layer {layer.name!r} reads an input of shape {tuple(x.shape)}, which does not fit rows or concepts of"
+                f" shape {tuple(labels.shape)}: give one value per example or per token of the batch"
+            )
+        labels = labels.flatten().to(x.device)
+        order = labels.argsort(stable=True)
+        concepts, sizes = labels.unique(return_counts=True)
+        for concept, index in zip(concepts.tolist(), order.split(sizes.tolist()), strict=True):
+            if concept >= 0:
+                yield concept, x if len(index) == len(x) else x[index]
+
+    def result(self, *, required: bool, by_concept: bool) -> dict[Hashable, Moments]:
+        missing = [name for name in self.layers if name not in self.sums]
+        if missing:
+            text = f"the forward pass never called layer {', '.join(map(repr, missing[:8]))}"
+            if required or len(missing) == len(self.layers):
+                raise ValueError(f"{text}: no moments of it can be collected")
+            warnings.warn(f"{text}; it is left out", stacklevel=4)
+        names = [name for name in self.layers if name in self.sums]
+        concepts = {concept for running in self.sums.values() for concept in running.sigma}
+        if not concepts:
+            raise ValueError("concepts: no example belongs to any" if by_concept else "rows: no example was chosen")
+        for running in set(self.sums.values()):
+            for sigma in running.sigma.values():
+                _mirror(sigma)
+        # A layer that saw nothing of a concept (an expert that was never chosen for it) has a sum of zero.
+        for name in names:
+            running = self.sums[name]
+            for concept in concepts - running.sigma.keys():
+                running.sigma[concept] = self.zeros(self.layers[name], self.layers[name].module.weight.device)
+                running.count[concept] = 0
+        result = {
+            concept: Moments(
+                {name: self.sums[name].sigma[concept] for name in names},
+                {name: self.sums[name].count[concept] for name in names},
+            )
+            for concept in concepts
+        }
+        return result if by_concept else {None: next(iter(result.values()))}
+
+    def zeros(self, layer: Layer, device: torch.device) -> Tensor:
+        d, groups = layer.width(self.absorb and layer.has_bias), layer.kind.groups(layer.module)
+        home = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
+        return torch.zeros((d, d) if groups is None else (groups, d, d), dtype=self.dtype, device=home)
+
+
+def _pieces(layer: Layer, x: Tensor, sigma: Tensor) -> Iterator[Tensor]:
+    """The columns of ``x`` as tensors (n, d) or (groups, n, d), never much more than ``_PIECE_BYTES`` at a time."""
+    first = layer.kind.columns(layer.module, x[:1])
+    step = max(1, _PIECE_BYTES // max(1, first.numel() * sigma.element_size()))
+    for part in [x] if step >= len(x) else x.split(step):
+        columns = layer.kind.columns(layer.module, part)
+        if sigma.ndim == 3:
+            columns = columns.flatten(0, -3).transpose(0, 1)
+        else:
+            columns = columns.flatten(0, -2)
+        yield from columns.split(max(1, _PIECE_BYTES // (columns.shape[-1] * sigma.element_size())), dim=-2)
+
+
+def _add_outer(sigma: Tensor, columns: Tensor, absorbed: bool) -> int:
+    """Σ += XᵀX on and above the block diagonal, for X with a column per row; returns the number of columns."""
+    n, d = columns.shape[-2:]
+    if absorbed:
+        x = torch.empty(*columns.shape[:-1], d + 1, dtype=sigma.dtype, device=sigma.device)
+        x[..., :d] = columns
+        x[..., d] = 1.0
+    else:
+        x = columns.to(sigma.device, sigma.dtype)
+    if sigma.ndim == 3:
+        sigma.baddbmm_(x.mT, x)
+        return n
+    block = _BLOCK.get(sigma.device.type, 512)
+    for start in range(0, sigma.shape[-1], block):
+        stop = start + block
+        sigma[start:stop, start:].addmm_(x[:, start:stop].T, x[:, start:])
+    return n
+
+
+def _mirror(sigma: Tensor) -> None:
+    """Copy what is above the diagonal below it: exact symmetry, whatever order the sums were made in."""
+    upper = sigma.triu(1)
+    sigma.triu_().add_(upper.mT)

@@ -1,0 +1,41 @@
+"""What several tests share: small models, and the dense definition of a layer's columns."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+def columns_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """The columns that ``layer`` reads from ``x``, as float64 rows (n, d) or (groups, n, d), without unfold.
+
+    A convolution whose kernels are the unit vectors outputs its own patches, whatever its padding and dilation.
+    """
+    if not isinstance(layer, nn.Conv2d):
+        return x.double().flatten(0, -2)
+    probe = copy.deepcopy(layer).double()
+    probe.__dict__.pop("forward", None)  # a test may have replaced it
+    d = layer.weight[0].numel()
+    probe.out_channels = d * layer.groups
+    probe.weight = nn.Parameter(torch.eye(d).double().repeat(layer.groups, 1).view(-1, *layer.weight.shape[1:]))
+    probe.bias = None
+    patches = probe(x.double()).detach()  # (n, groups·d, h, w)
+    patches = patches.unflatten(1, (layer.groups, d)).permute(1, 0, 3, 4, 2).reshape(layer.groups, -1, d)
+    return patches if layer.groups > 1 else patches[0]
+
+
+def with_one(columns: Tensor) -> Tensor:
+    return torch.cat([columns, torch.ones_like(columns[..., :1])], -1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))

@@ -1,0 +1,145 @@
+"""Edits: exact, undone, and refused when they do not fit."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import engramlib as el
+
+
+@pytest.fixture
+def pair(mlp: nn.Sequential) -> tuple[nn.Sequential, el.Engram]:
+    x = torch.randn(60, 6)
+    return mlp, el.extract(mlp, el.collect(mlp, [x[:20]]), el.collect(mlp, [x[20:]]))
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_ablate_subtracts_and_leaves_the_model_alone(pair: tuple[nn.Sequential, el.Engram]) -> None:
+    model, engram = pair
+    before = state(model)
+    result = el.ablate(model, engram, 0.6)
+    assert equal(before, state(model)) and result is not model
+    for name in engram:
+        assert torch.allclose(
+            result.get_parameter(f"{name}.weight"), before[f"{name}.weight"] - 0.6 * engram[name].weight
+        )
+        assert torch.allclose(result.get_parameter(f"{name}.bias"), before[f"{name}.bias"] - 0.6 * engram[name].bias)
+
+
+def test_inject_undoes_ablate(pair: tuple[nn.Sequential, el.Engram]) -> None:
+    model, engram = pair
+    again = state(el.inject(el.ablate(model, engram, 1.7), engram, 1.7))
+    assert all(torch.allclose(again[k], v, atol=1e-6) for k, v in state(model).items())
+
+
+def test_inplace_and_strength_per_layer(pair: tuple[nn.Sequential, el.Engram]) -> None:
+    model, engram = pair
+    expected = state(el.ablate(model, engram.scaled({"0": 0.0, "2": 2.0})))
+    assert el.ablate(model, engram, {"0": 0.0, "2": 2.0, "4": 1.0}, inplace=True) is model
+    assert all(torch.allclose(v, expected[k]) for k, v in state(model).items())
+
+
+def test_null_state_and_sufficiency(pair: tuple[nn.Sequential, el.Engram]) -> None:
+    model, engram = pair
+    null = el.null_state(model, engram.select(["2"]))
+    assert null[2].weight.abs().sum() == 0 == null[2].bias.abs().sum() and torch.equal(null[0].weight, model[0].weight)
+    injected = el.inject(el.null_state(model, engram), engram)
+    assert torch.allclose(injected[0].weight, engram["0"].weight)
+    keep = el.Engram({"2": (engram["2"].weight, None)})
+    assert torch.equal(
+        el.null_state(model, keep)[2].bias, model[2].bias
+    )  # a bias that was kept is not part of the memory
+
+
+def test_edited_restores_every_bit(pair: tuple[nn.Sequential, el.Engram]) -> None:
+    model, engram = pair
+    before, x = state(model), torch.randn(3, 6)
+    with el.edited(model, -0.5 * engram) as inside:
+        assert inside is model
+        assert torch.allclose(model(x), el.ablate(el.inject(model, engram, 0.5), engram, 0.5)(x), atol=1e-6)
+        outer = state(model)
+        with el.edited(model, 3 * engram):
+            assert not equal(outer, state(model))
+        assert equal(outer, state(model))
+    assert equal(before, state(model))
+    with pytest.raises(KeyError, match="inside"), el.edited(model, engram):
+        raise KeyError("inside")
+    assert equal(before, state(model))
+
+
+def test_edited_restores_after_a_failing_edit(
+    pair: tuple[nn.Sequential, el.Engram], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, engram = pair
+    before = state(model)
+    broken = el.Engram({**engram, "4": (engram["4"].weight, torch.ones(7))})
+    with pytest.raises(ValueError, match="'4'.*bias"), el.edited(model, broken):
+        pass
+    with pytest.raises(ValueError, match="'4'.*bias"):
+        el.ablate(model, broken, inplace=True)
+    assert equal(before, state(model))
+
+
+def test_half_precision_is_rounded_once() -> None:
+    model = nn.Linear(4, 3, bias=False).bfloat16()
+    delta = el.Engram({"": (torch.full((3, 4), 1e-3), None)})
+    small = el.Engram({"": (torch.full((3, 4), 1e-3 / 1000), None)})
+    exact = (model.weight.float() - 1e-3).bfloat16()
+    assert torch.equal(el.ablate(model, delta).weight, exact)
+    assert torch.equal(el.ablate(model, sum([small] * 1000)).weight, exact)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda(pair: tuple[nn.Sequential, el.Engram]) -> None:
+    model, engram = pair
+    x = torch.randn(50, 6)
+    on_gpu = copy.deepcopy(model).cuda()
+    moments = el.collect(on_gpu, [x])
+    assert moments["0"].is_cuda
+    found = el.extract(on_gpu, moments, moments)
+    expected = el.extract(model, el.collect(model, [x]), el.collect(model, [x]))
+    assert torch.allclose(found["4"].weight.cpu(), expected["4"].weight, rtol=1e-3, atol=1e-5)
+    assert el.ablate(on_gpu, engram)[0].weight.is_cuda
+
+
+class TestErrors:
+    @pytest.mark.parametrize("alpha", [math.nan, math.inf, True, {"0": 1.0}, {"0": 1.0, "2": 1.0, "4": 1.0, "9": 1.0}])
+    def test_alpha(self, pair: tuple[nn.Sequential, el.Engram], alpha: object) -> None:
+        with pytest.raises(ValueError, match="alpha"):
+            el.ablate(*pair, alpha)
+
+    @pytest.mark.parametrize(
+        "function", [el.ablate, el.inject, el.null_state, lambda m, e: el.edited(m, e).__enter__()]
+    )
+    def test_an_engram_of_another_model(self, pair: tuple[nn.Sequential, el.Engram], function: object) -> None:
+        model, engram = pair
+        before = state(model)
+        with pytest.raises(ValueError, match="another model"):
+            function(model, el.Engram({**engram, "fc": engram["0"]}))
+        with pytest.raises(ValueError, match="layer '0'.*another model"):
+            function(model, el.Engram({**engram, "0": (torch.ones(2, 2), None)}))
+        with pytest.raises(TypeError, match=r"expected an Engram.*sum\(engrams"):
+            function(model, {0: engram})
+        with pytest.raises(TypeError, match="model"):
+            function("model", engram)
+        assert equal(before, state(model))
+
+    def test_two_layers_with_one_weight(self) -> None:
+        model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+        model[1].weight = model[0].weight
+        one = (torch.ones(3, 3), None)
+        with pytest.raises(ValueError, match="'0' and '1' share one weight"):
+            el.ablate(model, el.Engram({"0": one, "1": one}))
+        assert el.ablate(model, el.Engram({"0": one}))[0].weight is not model[0].weight

@@ -1,0 +1,99 @@
+"""A vector space with names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import engramlib as el
+from engramlib import Engram
+
+
+def engram(seed: int = 0, layers: str = "ab") -> Engram:
+    g = torch.Generator().manual_seed(seed)
+    bias = {"a": torch.randn(3, generator=g), "b": None}
+    return Engram({n: (torch.randn(3, 2, generator=g), bias[n]) for n in layers}, {n: 2.0 for n in layers})
+
+
+def same(x: Engram, y: Engram) -> bool:
+    pairs = [(x[n][i], y[n][i]) for n in x for i in (0, 1)]
+    return set(x) == set(y) and all((a is None and b is None) or torch.allclose(a, b, atol=1e-6) for a, b in pairs)
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_vector_space(r: float, s: float) -> None:
+    x, y = engram(0), engram(1)
+    assert same(x + y, y + x) and same(r * (x + y), r * x + y * r) and same((r + s) * x, r * x + s * x)
+    assert same(x - y, x + -y) and same(x + 0 * y, x) and same(sum([x, y, x]), 2 * x + y) and same(x / 2, 0.5 * x)
+
+
+def test_operands_are_untouched() -> None:
+    x = engram()
+    before = x["a"].weight.clone()
+    _ = (3 * x + x - x).scaled({"a": 2.0}).norm_weighted()
+    assert torch.equal(x["a"].weight, before)
+
+
+def test_missing_layers_count_as_zero() -> None:
+    x, part = engram(0), engram(1, "b")
+    assert torch.equal((x + part)["a"].weight, x["a"].weight) and list(part + x) == ["b", "a"]
+    assert torch.allclose((x - part)["b"].weight, x["b"].weight - part["b"].weight)
+    keep, absorb = Engram({"a": (torch.ones(2, 2), None)}), Engram({"a": (torch.ones(2, 2), torch.ones(2))})
+    assert torch.equal((keep + absorb)["a"].bias, torch.ones(2))
+
+
+def test_choosing_and_weighting() -> None:
+    x = engram()
+    assert list(x.select(["b"])) == ["b"] and list(x.select("a|b")) == ["a", "b"]
+    r = x.relative_norms()
+    assert r["a"] == pytest.approx(float(x["a"].weight.norm()) / 2.0)
+    assert r["b"] == pytest.approx(float((3 * x)["b"].weight.norm()) / 6.0)
+    scaled = x.scaled({"a": 0.5})
+    assert torch.equal(scaled["a"].bias, 0.5 * x["a"].bias) and torch.equal(scaled["b"].weight, x["b"].weight)
+    weighted, largest = x.norm_weighted(2), max(r.values())
+    assert all(torch.allclose(weighted[n].weight, (r[n] / largest) ** 2 * x[n].weight) for n in x)
+    zero = 0 * x
+    assert same(zero.norm_weighted(), zero)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    x = engram()
+    x.save(tmp_path / "e.safetensors")
+    again = Engram.load(tmp_path / "e.safetensors")
+    assert same(x, again) and again.norms == x.norms and list(again) == list(x)
+    half = Engram({"h": (torch.ones(2, 2, dtype=torch.bfloat16).T, None)})
+    half.save(tmp_path / "h.safetensors")
+    assert Engram.load(tmp_path / "h.safetensors")["h"].weight.dtype == torch.bfloat16
+    (tmp_path / "e.safetensors").write_bytes((tmp_path / "e.safetensors").read_bytes()[:-5])
+    with pytest.raises(ValueError, match="damaged"):
+        Engram.load(tmp_path / "e.safetensors")
+
+
+def test_errors() -> None:
+    x = engram()
+    with pytest.raises(ValueError, match="layer 'a'.*different models"):
+        x + Engram({"a": (torch.ones(4, 4), None)})
+    with pytest.raises(ValueError, match="layers"):
+        x.select(["c"])
+    with pytest.raises(ValueError, match="no layer 'c'"):
+        x.scaled({"c": 1.0})
+    with pytest.raises(KeyError, match="no layer 'c'"):
+        x["c"]
+    with pytest.raises(ValueError, match="norm.*unknown.*'a'"):
+        Engram({"a": (torch.ones(2, 2), None)}).relative_norms()
+    for wrong in ("2", x, torch.ones(2)):
+        with pytest.raises(TypeError):
+            x * wrong
+    with pytest.raises(TypeError):
+        x + 1
+
+
+def test_norms_come_from_the_model() -> None:
+    model, x = nn.Linear(4, 3), torch.randn(30, 4)
+    found = el.extract(model, el.collect(model, [x]), el.Moments({"": torch.zeros(5, 5)}, {"": 0}))
+    assert found.relative_norms()[""] == pytest.approx(1.0, abs=1e-5)  # everything is target: W⁺ = W

@@ -1,0 +1,263 @@
+"""The theorems behind the estimator, on well and badly behaved data."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import engramlib as el
+from engramlib.spectral import Spectrum
+
+
+def layer_with(out: int, d: int) -> nn.Linear:
+    return nn.Linear(d, out, bias=False).double()
+
+
+def moments(x: Tensor, name: str = "") -> el.Moments:
+    return el.Moments({name: x.T @ x}, {name: len(x)})
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[nn.Linear, Tensor, Tensor]:
+    """A non-square layer, with target and reference data of any rank and badly different scales."""
+    out, d = draw(st.integers(1, 6)), draw(st.integers(1, 7))
+    n_plus, n_minus = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    rank = draw(st.integers(1, d))
+    basis = torch.randn(rank, d, generator=generator).double()
+    scale = 10.0 ** draw(st.integers(-4, 4))
+    plus = torch.randn(n_plus, rank, generator=generator).double() @ basis * scale
+    minus = torch.randn(n_minus, rank, generator=generator).double() @ basis * scale
+    layer = layer_with(out, d)
+    layer.weight.data = torch.randn(out, d, generator=generator).double()
+    return layer, plus, minus
+
+
+def extracted(layer: nn.Module, plus: Tensor, minus: Tensor, **options: object) -> Tensor:
+    return el.extract(layer, moments(plus), moments(minus), **options)[""].weight
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.sampled_from([0.2, 1.0, 3.0]))
+def test_first_order_condition(case: tuple[nn.Linear, Tensor, Tensor], lam: float) -> None:
+    """The gradient of ‖(W⁺ − W) X⁺‖² + λ‖W⁺X⁻‖² is zero, and W⁺ has nothing outside the span of the data."""
+    layer, plus, minus = case
+    e, w = extracted(layer, plus, minus, specificity=lam, rcond=1e-11), layer.weight.detach()
+    a, b = plus.T @ plus, minus.T @ minus
+    gradient = (e - w) @ a + lam * e @ b
+    assert gradient.norm() <= 1e-8 * (w @ a).norm() + 1e-8 * float(a.norm())
+    outside = torch.eye(a.shape[0]).double() - torch.linalg.pinv(a + b, rtol=1e-11, hermitian=True) @ (a + b)
+    assert (e @ outside).norm() <= 1e-6 * (1 + e.norm())
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases())
+def test_no_other_matrix_has_a_smaller_loss(case: tuple[nn.Linear, Tensor, Tensor]) -> None:
+    layer, plus, minus = case
+    e, w = extracted(layer, plus, minus, rcond=1e-11), layer.weight.detach()
+    loss = lambda m: float(((m - w) @ plus.T).square().sum() + (m @ minus.T).square().sum())  # noqa: E731
+    best = loss(e)
+    for _ in range(5):
+        assert best <= loss(e + torch.randn_like(e) * 10.0 ** float(torch.randint(-3, 1, ()))) * (1 + 1e-9) + 1e-12
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(), st.integers(2, 4))
+def test_engrams_of_all_concepts_add_up_to_the_weights(case: tuple[nn.Linear, Tensor, Tensor], n: int) -> None:
+    """Completeness: Σ_c W_c⁺ = W on the span of the data."""
+    layer, plus, minus = case
+    x = torch.cat([plus, minus])
+    parts = {c: moments(x[c::n]) for c in range(n)}
+    whole = sum(el.extract_all(layer, parts, rcond=1e-11).values())[""].weight
+    w = layer.weight.detach()
+    assert ((whole - w) @ x.T).norm() <= 1e-6 * (w @ x.T).norm() + 1e-9
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.2, 1.0, 3.0, math.inf])
+def test_all_at_once_equals_one_by_one(lam: float) -> None:
+    model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+    x, y = torch.randn(60, 5).double(), torch.arange(60) % 3
+    parts = el.collect_by_concept(model, [(x, y)], lambda batch: batch[1])
+    total = sum(parts.values())
+    for concept, engram in el.extract_all(model, parts, specificity=lam).items():
+        alone = el.extract(model, parts[concept], total - parts[concept], specificity=lam)
+        for name in engram:
+            for a, b in zip(engram[name], alone[name], strict=True):
+                assert torch.allclose(a, b, rtol=1e-7, atol=1e-9)
+
+
+class TestHardConstraint:
+    def test_is_zero_on_the_reference_and_exact_where_only_the_target_lives(self) -> None:
+        layer = layer_with(4, 6)
+        plus, minus = torch.randn(20, 6).double(), torch.randn(3, 6).double()
+        e = extracted(layer, plus, minus, specificity=math.inf)
+        assert (e @ minus.T).abs().max() < 1e-9
+        # first-order condition under the constraint: the residual is orthogonal to every allowed direction
+        n = torch.eye(6).double() - torch.linalg.pinv(minus) @ minus
+        assert ((e - layer.weight) @ plus.T @ plus @ n).abs().max() < 1e-9
+
+    def test_is_zero_when_the_reference_spans_the_space(self) -> None:
+        layer = layer_with(4, 3)
+        assert (
+            extracted(layer, torch.randn(9, 3).double(), torch.randn(9, 3).double(), specificity=math.inf).abs().max()
+            == 0
+        )
+
+    def test_noise_in_the_null_space_is_not_a_memory(self) -> None:
+        """Target inside the reference's span, in a bigger space: nothing is exclusive, whatever rounding leaves."""
+        basis = torch.randn(3, 8).double()
+        plus, minus = torch.randn(50, 3).double() @ basis, torch.randn(50, 3).double() @ basis
+        assert extracted(layer_with(4, 8), plus, minus, specificity=math.inf).abs().max() < 1e-9
+
+    def test_is_the_limit_of_large_lambda(self) -> None:
+        layer = layer_with(4, 6)
+        plus, minus = torch.randn(20, 6).double(), torch.randn(3, 6).double()
+        hard = extracted(layer, plus, minus, specificity=math.inf)
+        gaps = [
+            float((extracted(layer, plus, minus, specificity=lam, rcond=1e-12) - hard).norm())
+            for lam in (1e1, 1e3, 1e5)
+        ]
+        assert gaps[1] < gaps[0] / 10 and gaps[2] < gaps[1] / 50
+
+    def test_nothing_to_protect(self) -> None:
+        layer, plus = layer_with(4, 3), torch.randn(9, 3).double()
+        assert torch.allclose(extracted(layer, plus, torch.zeros(1, 3).double(), specificity=math.inf), layer.weight)
+
+
+def test_the_soft_solution_of_a_shared_direction_is_one_half() -> None:
+    """X⁺ = X⁻ = W = 1: the paper's counterexample to a hard reading of its constraint."""
+    layer, one = layer_with(1, 1), torch.ones(1, 1).double()
+    layer.weight.data.fill_(1.0)
+    assert float(extracted(layer, one, one)) == pytest.approx(0.5)
+    assert float(extracted(layer, one, one, specificity=3)) == pytest.approx(0.25)
+    assert float(extracted(layer, one, one, specificity=0)) == pytest.approx(1.0)
+    assert float(extracted(layer, one, one, specificity=math.inf)) == 0.0
+
+
+def test_the_sum_over_data_matters_not_its_scale() -> None:
+    layer, plus, minus = layer_with(3, 4), torch.randn(9, 4).double(), torch.randn(20, 4).double()
+    assert torch.allclose(extracted(layer, plus, minus), extracted(layer, 1e3 * plus, 1e3 * minus))
+    assert not torch.allclose(extracted(layer, plus, minus), extracted(layer, plus, 10 * minus))
+
+
+def test_directions_below_the_cut_are_left_out() -> None:
+    layer = layer_with(2, 2)
+    layer.weight.data = torch.tensor([[1.0, 1e6], [0.0, 1e6]]).double()
+    x = torch.tensor([[1.0, 0.0], [0.0, 1e-4]]).double()  # variances 1 and 1e-8
+    e = extracted(layer, x, 0 * x)
+    assert torch.allclose(e, torch.tensor([[1.0, 0.0], [0.0, 0.0]]).double())
+    assert torch.allclose(extracted(layer, x, 0 * x, rcond=1e-10), layer.weight)
+
+
+def test_base_gives_the_engram_of_the_difference() -> None:
+    model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3)).double()
+    x = torch.randn(30, 5).double()
+    target, reference = el.collect(model, [x[:10]]), el.collect(model, [x[10:]])
+    start = {k: torch.randn_like(v) for k, v in model.state_dict().items()}
+    found = el.extract(model, target, reference, base=start, specificity=3)
+    other = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3)).double()
+    other.load_state_dict({k: v - start[k] for k, v in model.state_dict().items()})
+    expected = el.extract(other, target, reference, specificity=3)
+    assert all(
+        torch.allclose(found[n].weight, expected[n].weight) and torch.allclose(found[n].bias, expected[n].bias)
+        for n in found
+    )
+    other.load_state_dict(start)
+    again = el.extract(model, target, reference, base=other, specificity=3)
+    assert torch.equal(again["0"].weight, found["0"].weight)
+    same = el.extract_all(model, {"t": target, "r": reference}, base=model.state_dict())
+    assert same["t"].norm() == 0
+
+
+def test_one_factorisation_per_distinct_sigma(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda s: calls.append(s.shape) or eigh(s))
+    x = {c: torch.randn(9, 4).double() for c in range(5)}
+    parts = {}
+    for c, columns in x.items():
+        sigma = columns.T @ columns
+        parts[c] = el.Moments({"q": sigma, "k": sigma, "o": 2 * sigma}, dict.fromkeys("qko", 9))
+    model = nn.ModuleDict({name: layer_with(3, 4) for name in "qko"})
+    el.extract_all(model, parts)
+    assert len(calls) == 2  # five concepts, three layers, two distinct Σ
+    calls.clear()
+    el.extract(model, parts[0], parts[1], specificity=3)
+    assert len(calls) == 2
+
+
+def test_too_few_samples_are_no_error() -> None:
+    layer = layer_with(3, 50)
+    e = extracted(layer, torch.randn(2, 50).double(), torch.randn(3, 50).double())
+    assert torch.isfinite(e).all() and torch.linalg.matrix_rank(e, rtol=1e-6) <= 2
+
+
+class TestErrors:
+    def parts(self) -> tuple[nn.Linear, el.Moments, el.Moments]:
+        return layer_with(3, 4), moments(torch.randn(9, 4).double()), moments(torch.randn(9, 4).double())
+
+    @pytest.mark.parametrize("lam", [-1, math.nan, "1", None])
+    def test_specificity(self, lam: object) -> None:
+        layer, a, b = self.parts()
+        with pytest.raises(ValueError, match="specificity"):
+            el.extract(layer, a, b, specificity=lam)
+
+    @pytest.mark.parametrize("rcond", [-1e-6, 1.0, math.nan, "x"])
+    def test_rcond(self, rcond: object) -> None:
+        layer, a, b = self.parts()
+        with pytest.raises(ValueError, match="rcond"):
+            el.extract(layer, a, b, rcond=rcond)
+
+    def test_moments_of_another_model(self) -> None:
+        layer, a, b = self.parts()
+        with pytest.raises(ValueError, match="another model"):
+            el.extract(layer, moments(torch.randn(9, 4).double(), "fc"), b)
+        with pytest.raises(ValueError, match="target: moments of layer ''.*another model"):
+            el.extract(layer, moments(torch.randn(9, 5).double()), b)  # this layer has no bias to absorb
+        with pytest.raises(ValueError, match="reference: moments of other layers"):
+            el.extract(
+                nn.ModuleDict({"a": layer, "b": layer_with(3, 4)}),
+                el.Moments({"a": a[""]}, {"a": 1}),
+                el.Moments({"b": b[""]}, {"b": 1}),
+            )
+        with pytest.raises(TypeError, match="target"):
+            el.extract(layer, a[""], b)
+        with pytest.raises(ValueError, match="bias mode"):
+            el.extract(nn.Linear(4, 3), a, moments(torch.randn(9, 5).double()))
+        grouped = el.Moments({"": torch.eye(4).repeat(2, 1, 1)}, {"": 1})
+        with pytest.raises(ValueError, match="another model"):
+            el.extract(layer, grouped, grouped)
+
+    def test_base(self) -> None:
+        layer, a, b = self.parts()
+        with pytest.raises(ValueError, match="base: has no entry 'weight'"):
+            el.extract(layer, a, b, base={})
+        with pytest.raises(ValueError, match="base: 'weight' has shape"):
+            el.extract(layer, a, b, base={"weight": torch.ones(4, 3)})
+        with pytest.raises(TypeError, match="base"):
+            el.extract(layer, a, b, base=7)
+
+    def test_concepts(self) -> None:
+        layer, a, b = self.parts()
+        with pytest.raises(ValueError, match="at least one concept"):
+            el.extract_all(layer, {})
+        with pytest.raises(ValueError, match="collect_by_concept"):
+            el.extract_all(layer, a)
+        with pytest.raises(ValueError, match="concept 'dog'"):
+            el.extract_all(layer, {"cat": a, "dog": moments(torch.randn(9, 4).double(), "fc")})
+        with pytest.raises(TypeError, match="concept 'cat'"):
+            el.extract_all(layer, {"cat": a[""]})
+
+
+def test_spectrum_of_many_groups() -> None:
+    x = torch.randn(3, 5, 4).double()
+    x[1, :, 2:] = 0
+    sigma = x.mT @ x
+    spectrum = Spectrum(sigma)
+    assert spectrum.rank.tolist() == [4, 2, 4]
+    assert torch.allclose(spectrum.pinv(), torch.linalg.pinv(sigma, hermitian=True))
