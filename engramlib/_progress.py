@@ -21,6 +21,6 @@ def track(iterable: Iterable[T], *, desc: str, total: int | None = None, delay: 
     """Iterate with a bar that appears only after ``delay`` seconds, so that short passes stay quiet."""
     if not wanted():
         return iter(iterable)
-    from tqdm.auto import tqdm  # imported late: `import engramlib` costs torch and nothing else
+    from tqdm import tqdm  # imported late: `import engramlib` costs torch and nothing else
 
     return iter(tqdm(iterable, desc=desc, total=total, delay=delay, leave=False))

@@ -1,0 +1,88 @@
+"""Which exercises there are, and what chapter modules need to write one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_NUMBER = re.compile(r"(\d\d)\.(\d+)")
+_known: dict[str, Exercise] = {}
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: its check, and named wrong answers that the check must refuse."""
+
+    number: str
+    check: Callable[[Any], None]
+    wrong: Mapping[str, Any]
+
+
+class Mistake(AssertionError):
+    """What a check found wrong; the message is for the student."""
+
+
+def exercise(number: str, *, wrong: Mapping[str, Any]) -> Callable[[Callable], Callable]:
+    """Register a check, `NN.k` = chapter and exercise. `wrong` = at least two named wrong answers.
+
+    The check takes the answer (a value, or a function that it calls) and uses `expect` to say what is wrong.
+    """
+    if not _NUMBER.fullmatch(number):
+        raise ValueError(f"exercise: number must look like '00.1', got {number!r}.")
+    if len(wrong) < 2:
+        raise ValueError(f"exercise {number}: name at least two wrong answers, so that the check is tested.")
+
+    def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
+        _known[number] = Exercise(number, function, dict(wrong))
+        return function
+
+    return register
+
+
+def expect(right: object, message: str) -> None:
+    """Refuse the answer with `message` unless `right`. The message says what is off and where to look."""
+    if not message.strip():
+        raise ValueError("expect: the message is empty; say what is off.")
+    if not bool(right):
+        raise Mistake(message)
+
+
+def close_to(answer: object, right: object, message: str, *, rtol: float = 1e-4, atol: float = 1e-6) -> None:
+    """Refuse an answer that is not a number or tensor of the right shape and value."""
+    try:
+        mine = torch.as_tensor(answer, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise Mistake(f"{message} Expected a number or a tensor, got {type(answer).__name__}.") from None
+    wanted = torch.as_tensor(right, dtype=torch.float64)
+    if mine.shape != wanted.shape:
+        raise Mistake(f"{message} Expected shape {tuple(wanted.shape)}, got {tuple(mine.shape)}.")
+    expect(torch.allclose(mine, wanted, rtol=rtol, atol=atol), message)
+
+
+def get(number: str) -> Exercise:
+    """The exercise with this number. Loads the chapter's module when it is first asked for."""
+    if (match := _NUMBER.fullmatch(str(number))) is None:
+        raise KeyError(f"an exercise number looks like '00.1', got {number!r}")
+    module = f"{__package__}.ch{match[1]}"
+    if number not in _known and importlib.util.find_spec(module) is not None:
+        importlib.import_module(module)
+    if number not in _known:
+        there = ", ".join(sorted(n for n in _known if n.startswith(match[1]))) or "none in this chapter"
+        raise KeyError(f"there is no exercise {number}; there are: {there}")
+    return _known[number]
+
+
+def all_exercises() -> list[Exercise]:
+    """Every exercise of every chapter module, in order."""
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        if re.fullmatch(r"ch\d\d", module.name):
+            importlib.import_module(f"{__package__}.{module.name}")
+    return [_known[n] for n in sorted(_known, key=lambda n: [int(part) for part in n.split(".")])]

@@ -1,0 +1,341 @@
+"""A multilayer perceptron forgets one class at a time (Fig. 11): chapter 07, and the recorded MNIST run.
+
+    python -m engramlib.lab.studies.mlp --record            # MNIST, five seeds; resumes if it was cut off
+
+Every function returns flat rows, one for each (erased class, tested class, split):
+
+    study, seed, bias, rcond, lam, alpha, erased, tested, split, before, after, and per_class or control
+
+`before`/`after` = accuracy on class `tested` before and after class `erased` was ablated. `runs.mean_sd` averages them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+import engramlib as el
+from engramlib.lab import runs
+from engramlib.lab.controls import mask_class, random_subspace, same_norm
+from engramlib.lab.datasets import ImageData, Split, digits, mnist
+from engramlib.lab.models import mlp
+from engramlib.lab.training import class_accuracy, train_classifier
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the numbers, except the seed. `bias`: "keep" or "absorb", as in `el.collect`."""
+
+    sizes: tuple[int, ...]
+    model_bias: bool
+    bias: str
+    epochs: int
+    lr: float
+    batch_size: int
+    rcond: float = 1e-6  # the paper's cut
+    lams: tuple[float, ...] = (1.0, 3.0, 10.0)
+    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+    rconds: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+    per_class: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000)
+
+
+# The paper's network. Nothing is known to us about how it was trained; these reach its accuracy.
+MNIST = Settings((784, 500, 100, 10), model_bias=False, bias="keep", epochs=10, lr=1e-3, batch_size=128)
+# A thousand images do not fill 64 pixels evenly: a wider cut keeps rarely used directions out of the engram.
+DIGITS = Settings(
+    (64, 256, 256, 10),
+    model_bias=True,
+    bias="absorb",
+    epochs=20,
+    lr=1e-3,
+    batch_size=64,
+    rcond=1e-3,  # chosen on validation images, see `cuts`
+    per_class=(5, 10, 20, 50, 100),
+)
+
+
+def train(data: ImageData, settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> nn.Sequential:
+    """The network of `settings`, trained on `data.train`. `seed` fixes the weights and the order of the batches."""
+    model = mlp(settings.sizes, bias=settings.model_bias, seed=seed).to(device)
+    how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
+    train_classifier(model, data.flat(), **how, seed=seed)
+    return model
+
+
+def moments_by_class(model: nn.Module, split: Split, *, bias: str) -> dict[int, el.Moments]:
+    """What each layer saw of each class of `split`, in one pass."""
+    batches = list(zip(split.x.flatten(1).split(1024), split.y.split(1024), strict=True))
+    return el.collect_by_concept(model, batches, lambda batch: batch[1], bias=bias)
+
+
+def frontier(
+    model: nn.Module,
+    data: ImageData,
+    *,
+    seed: int,
+    bias: str = "absorb",
+    rcond: float = 1e-6,
+    lams: Sequence[float] = (1.0,),
+    alphas: Sequence[float] = (1.0,),
+    splits: Sequence[str] = ("val", "test"),
+) -> list[Row]:
+    """Erase each class in turn, for every specificity λ and strength α. Choose on `val`, report `test`."""
+    moments = moments_by_class(model, data.train, bias=bias)
+    before = _accuracies(model, data, splits)
+    rows: list[Row] = []
+    for lam in lams:
+        engrams = el.extract_all(model, moments, specificity=lam, rcond=rcond)
+        for alpha in alphas:
+            facts = {
+                "study": "frontier",
+                "seed": seed,
+                "bias": bias,
+                "rcond": rcond,
+                "lam": float(lam),
+                "alpha": float(alpha),
+            }
+            for erased, engram in engrams.items():
+                after = _accuracies(el.ablate(model, engram, alpha), data, splits)
+                rows += _rows({**facts, "erased": erased}, before, after)
+    return rows
+
+
+def cuts(
+    model: nn.Module,
+    data: ImageData,
+    *,
+    seed: int,
+    rconds: Sequence[float],
+    bias: str = "absorb",
+    splits: Sequence[str] = ("val", "test"),
+) -> list[Row]:
+    """Erase each class at λ = α = 1 with several cuts: which directions count as too small to be trusted?"""
+    rows: list[Row] = []
+    for rcond in rconds:
+        rows += frontier(model, data, seed=seed, bias=bias, rcond=rcond, splits=splits)
+    return [{**row, "study": "cuts"} for row in rows]
+
+
+def sample_sizes(
+    model: nn.Module,
+    data: ImageData,
+    *,
+    seed: int,
+    per_class: Sequence[int],
+    bias: str = "absorb",
+    rcond: float = 1e-6,
+    lam: float = 1.0,
+    alpha: float = 1.0,
+    splits: Sequence[str] = ("test",),
+) -> list[Row]:
+    """Erase each class with moments of only `per_class` training images a class, drawn anew for each seed."""
+    before = _accuracies(model, data, splits)
+    rows: list[Row] = []
+    for n in per_class:
+        moments = moments_by_class(model, data.train.sample(n, seed=seed), bias=bias)
+        facts = {
+            "study": "samples",
+            "seed": seed,
+            "bias": bias,
+            "rcond": rcond,
+            "lam": float(lam),
+            "alpha": float(alpha),
+        }
+        for erased, engram in el.extract_all(model, moments, specificity=lam, rcond=rcond).items():
+            after = _accuracies(el.ablate(model, engram, alpha), data, splits)
+            rows += _rows({**facts, "per_class": n, "erased": erased}, before, after)
+    return rows
+
+
+def controls(
+    model: nn.Module,
+    data: ImageData,
+    *,
+    seed: int,
+    bias: str = "absorb",
+    rcond: float = 1e-6,
+    lam: float = 1.0,
+    alpha: float = 1.0,
+    splits: Sequence[str] = ("test",),
+) -> list[Row]:
+    """Edits beside each engram that must not single out the class, or only seem to; `control` names them.
+
+    - "random subspace, equal norm" and "..., equal effect": `lab.controls.random_subspace`, as large in the weights or
+      as large on the data.
+    - "random examples": the engram of as many images under shuffled labels, same norm per layer.
+    - "masked logit": no weight changes, the class is never answered. Looks perfect here, and is no erasure.
+    """
+    moments = moments_by_class(model, data.train, bias=bias)
+    engrams = el.extract_all(model, moments, specificity=lam, rcond=rcond)
+    everything = sum(moments.values())
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed)).to(data.train.y.device)
+    shuffled = moments_by_class(model, Split(data.train.x, data.train.y[order]), bias=bias)
+    strangers = el.extract_all(model, shuffled, specificity=lam, rcond=rcond)
+    before = _accuracies(model, data, splits)
+    rows: list[Row] = []
+    for erased, engram in engrams.items():
+        draw = 1000 * seed + erased
+        edits = {
+            "random subspace, equal norm": el.ablate(model, random_subspace(model, engram, draw), alpha),
+            "random subspace, equal effect": el.ablate(
+                model, random_subspace(model, engram, draw, moments=everything), alpha
+            ),
+            "random examples": el.ablate(model, same_norm(strangers[erased], engram), alpha),
+            "masked logit": mask_class(model, erased),
+        }
+        facts = {
+            "study": "controls",
+            "seed": seed,
+            "bias": bias,
+            "rcond": rcond,
+            "lam": float(lam),
+            "alpha": float(alpha),
+        }
+        for control, edited in edits.items():
+            after = _accuracies(edited, data, splits)
+            rows += _rows({**facts, "control": control, "erased": erased}, before, after)
+    return rows
+
+
+def effects(rows: Iterable[Row], by: Sequence[str] = ("lam", "alpha")) -> list[Row]:
+    """Per seed and combination of `by`, the means over the erased classes.
+
+    `erased` = accuracy left on the erased class; `others` = accuracy on the other classes; `others_loss` = what they
+    lost; `erased_max`, `others_loss_max` = the worst single class. Mix no splits or studies: select them first.
+    """
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["seed"], *(row.get(b) for b in by)), []).append(row)
+    if len({(row["study"], row["split"]) for group in groups.values() for row in group}) > 1:
+        raise ValueError("effects: rows of several studies or splits; choose one of each with runs.select first.")
+    out = []
+    for key, group in groups.items():
+        erased = [r["after"] for r in group if r["erased"] == r["tested"]]
+        others = [r for r in group if r["erased"] != r["tested"]]
+        losses = [r["before"] - r["after"] for r in others]
+        out.append(
+            {
+                **dict(zip(("seed", *by), key, strict=True)),
+                "erased": _mean(erased),
+                "erased_max": max(erased),
+                "others": _mean([r["after"] for r in others]),
+                "others_loss": _mean(losses),
+                "others_loss_max": max(losses),
+            }
+        )
+    return out
+
+
+def matrix(rows: Iterable[Row], n_classes: int) -> torch.Tensor:
+    """(n + 1) x n accuracies for `plots.class_heatmap`: first row before, then one row a class erased; mean over seeds.
+
+    Give it rows of one study, λ, α and split.
+    """
+    total = torch.zeros(n_classes + 1, n_classes, dtype=torch.float64)
+    count = torch.zeros_like(total)
+    for row in rows:
+        for line, value in ((0, row["before"]), (row["erased"] + 1, row["after"])):
+            total[line, row["tested"]] += value
+            count[line, row["tested"]] += 1
+    return total / count
+
+
+def run(data: ImageData, settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> list[Row]:
+    """Train one network and do all three studies on it."""
+    model = train(data, settings, seed, device=device)
+    how = {"seed": seed, "bias": settings.bias, "rcond": settings.rcond}
+    rows = frontier(model, data, **how, lams=settings.lams, alphas=settings.alphas)
+    rows += cuts(model, data, seed=seed, bias=settings.bias, rconds=settings.rconds)
+    for rcond in (1e-6, 1e-3):  # the paper's cut, and a wide one
+        rows += sample_sizes(model, data, seed=seed, bias=settings.bias, rcond=rcond, per_class=settings.per_class)
+    return rows + controls(model, data, **how)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _accuracies(model: nn.Module, data: ImageData, splits: Sequence[str]) -> dict[str, list[float]]:
+    parts = {name: data.split(name) for name in splits}
+    return {n: class_accuracy(model, p.x.flatten(1), p.y, data.n_classes).tolist() for n, p in parts.items()}
+
+
+def _rows(facts: Row, before: dict[str, list[float]], after: dict[str, list[float]]) -> list[Row]:
+    return [
+        {**facts, "tested": tested, "split": split, "before": before[split][tested], "after": value}
+        for split, values in after.items()
+        for tested, value in enumerate(values)
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m engramlib.lab.studies.mlp", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=("mnist", "digits"), default="mnist")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, starting at 0")
+    parser.add_argument("--record", action="store_true", help="write data/runs/mlp-<data>.json")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished recorded run")
+    parser.add_argument("--restart", action="store_true", help="do not resume a run that was cut off")
+    args = parser.parse_args(argv)
+    data, settings = (mnist(), MNIST) if args.data == "mnist" else (digits(), DIGITS)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    seeds = range(args.seeds)
+    if not args.record:
+        rows = [row for seed in seeds for row in run(data, settings, seed, device=device)]
+        _print(_summary(rows))
+        return 0
+    recorder = runs.record(
+        f"mlp-{args.data}",
+        config={"settings": asdict(settings)},
+        seeds=seeds,
+        data=data,
+        overwrite=args.overwrite,
+        restart=args.restart,
+    )
+    with recorder as recording:
+        for seed in recording.seeds:
+            if not recording.done(seed=seed):
+                recording.add(run(data, settings, seed, device=device), seed=seed)
+        recording.summary = _summary(recording.rows)
+    _print(recording.summary)
+    return 0
+
+
+STUDIES = {
+    "frontier": ("lam", "alpha"),
+    "cuts": ("rcond",),
+    "samples": ("rcond", "per_class"),
+    "controls": ("control",),
+}
+
+
+def _summary(rows: list[Row]) -> dict[str, list[Row]]:
+    """Mean and sd over the seeds of what is erased and what the others lose, on the test split."""
+    out: dict[str, list[Row]] = {}
+    for study, by in STUDIES.items():
+        per_seed = effects(runs.select(rows, {"study": study, "split": "test"}), by)
+        lines = {}
+        for value in ("erased", "others", "others_loss"):
+            for line in runs.mean_sd(per_seed, value, by=by):
+                entry = lines.setdefault(tuple(line[b] for b in by), {b: line[b] for b in by})
+                entry |= {value: round(line["mean"], 4), f"{value}_sd": line["sd"] and round(line["sd"], 4)}
+        out[study] = list(lines.values())
+    return out
+
+
+def _print(summary: dict[str, list[Row]]) -> None:
+    for study, lines in summary.items():
+        print(study, file=sys.stdout)
+        for line in lines:
+            print("  " + "  ".join(f"{k} {v}" for k, v in line.items()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

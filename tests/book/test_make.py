@@ -1,0 +1,81 @@
+"""`make` on a machine where something is missing says in one line what to do, and leaves nothing half done."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=tree, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def fake_python(tree: Path, script: str) -> str:
+    path = tree / "fakepython"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return f"PYTHON={path}"
+
+
+def test_help_is_the_default_and_names_every_command(tree):
+    done = make(tree)
+    assert done.returncode == 0
+    for command in ("make book", "make test", "make serve", "make repoint", "make clean", "PYTHON=", "ENGRAM_DATA="):
+        assert command in done.stdout
+    assert done.stdout == make(tree, "help").stdout
+
+
+@pytest.mark.parametrize("target", ["book", "test"])
+def test_missing_python(tree, target):
+    done = make(tree, target, "PYTHON=no-such-python")
+    assert done.returncode != 0
+    assert done.stdout.splitlines() == [
+        "No no-such-python found: install Python 3.10 or newer, or name yours: make PYTHON=/path/to/python"
+    ]
+    assert not (tree / ".venv").exists()
+
+
+def test_python_too_old(tree):
+    old = fake_python(tree, 'case "$1" in --version) echo Python 3.8.1;; *) exit 1;; esac')
+    done = make(tree, "test", old)
+    assert done.returncode != 0
+    assert done.stdout.startswith("Python 3.8.1 is too old: Python 3.10 or newer") and done.stdout.count("\n") == 1
+    assert not (tree / ".venv").exists()
+
+
+def test_python_without_venv(tree):
+    done = make(tree, "book", fake_python(tree, 'case "$2" in *ensurepip*) exit 1;; esac'))
+    assert done.returncode != 0
+    assert "apt install python3-venv" in done.stdout and done.stdout.count("\n") == 1
+    assert not (tree / ".venv").exists()
+
+
+def test_failed_install_is_not_remembered(tree):
+    script = (
+        'case "$2" in venv) mkdir -p .venv/bin; printf "#!/bin/sh\\nexit 1\\n" > .venv/bin/python; '
+        "chmod +x .venv/bin/python;; esac"
+    )
+    done = make(tree, "book", fake_python(tree, script))
+    assert done.returncode != 0
+    assert "The install failed" in done.stdout
+    assert not (tree / ".venv" / ".installed").exists()
+
+
+def test_serve_without_a_book_says_how_to_make_one(tree):
+    done = make(tree, "serve")
+    assert done.returncode != 0 and "make book" in done.stdout
