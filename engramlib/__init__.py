@@ -5,10 +5,13 @@
 The book that goes with it derives, runs and doubts every step; each function says which chapter teaches it.
 """
 
+from engramlib import geometry, spectral
 from engramlib.collect import collect, collect_by_concept
+from engramlib.criteria import random_engram, score_criteria
 from engramlib.edit import ablate, edited, inject, null_state
 from engramlib.engram import Engram
 from engramlib.estimator import extract, extract_all
+from engramlib.filters import extract_filtered
 from engramlib.moments import Moments
 
 __version__ = "0.1.0"
@@ -22,9 +25,16 @@ __all__ = [
     "Engram",
     "extract",
     "extract_all",
+    "extract_filtered",
     # taking it out, putting it in
     "ablate",
     "inject",
     "null_state",
     "edited",
+    # is it a memory?
+    "score_criteria",
+    "random_engram",
+    # what is behind it
+    "spectral",
+    "geometry",
 ]

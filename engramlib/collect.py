@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engramlib._progress import track
+from engramlib.batches import Batch, Selector, as_batches, call_model, evaluating, labels_of, to_device
 from engramlib.layers import Layer, find_layers
 from engramlib.moments import Moments
 
@@ -18,9 +19,6 @@ from engramlib.moments import Moments
 _PIECE_BYTES = 32 * 2**20
 # Σ is symmetric: only blocks on and above the diagonal are multiplied, which halves the work of a full product.
 _BLOCK = {"cpu": 128, "cuda": 1024}
-
-Batch = Any
-Selector = Callable[[Batch], Tensor]
 
 
 def collect(
@@ -131,16 +129,16 @@ def _run(
         if function is not None and not callable(function):
             raise TypeError(f"{argument}: expected a function, got {type(function).__name__}")
     chosen = find_layers(model, layers)
-    batches = _as_batches(batches)
+    batches = as_batches(batches)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     recorder = _Recorder(chosen, absorb=bias == "absorb", dtype=dtype)
-    call = forward or _forward
+    call = forward or call_model
     seen = 0
-    with _listening(model, recorder), torch.no_grad():
+    with evaluating(model), _listening(recorder), torch.no_grad():
         total = len(batches) if hasattr(batches, "__len__") else None
         for batch in track(batches, desc="collecting moments", total=total):
-            batch = _to(batch, device)
-            recorder.begin(_labels(batch, rows, concepts, device))
+            batch = to_device(batch, device)
+            recorder.begin(labels_of(batch, rows, concepts, device))
             call(model, batch)
             recorder.end()
             seen += 1
@@ -149,89 +147,17 @@ def _run(
     return recorder.result(required=layers is not None, by_concept=concepts is not None)
 
 
-# ---------------------------------------------------------------------- reading the batches
-
-
-def _as_batches(batches: Iterable[Batch]) -> Iterable[Batch]:
-    if isinstance(batches, (Tensor, Mapping)):
-        return [batches]
-    if isinstance(batches, tuple) and len(batches) == 2 and all(isinstance(b, Tensor) for b in batches):
-        x, y = batches
-        if x.ndim > 1 and y.ndim == 1 and len(x) == len(y):
-            raise ValueError("batches: got a single (x, y) pair; put it in a list, [(x, y)], to make it one batch")
-    if isinstance(batches, nn.Module) or not hasattr(batches, "__iter__"):
-        raise TypeError(f"batches: expected an iterable of batches, got {type(batches).__name__}")
-    return batches
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: _to(value, device) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return (
-            type(batch)(*(_to(v, device) for v in batch))
-            if hasattr(batch, "_fields")
-            else type(batch)(_to(v, device) for v in batch)
-        )
-    return batch
-
-
-def _forward(model: nn.Module, batch: Batch) -> Any:
-    if isinstance(batch, Tensor):
-        return model(batch)
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    if isinstance(batch, (tuple, list)) and batch:
-        return model(batch[0])
-    raise TypeError(f"batches: expected tensors, (x, y) tuples or dicts, got {type(batch).__name__}; or pass `forward`")
-
-
-def _labels(batch: Batch, rows: Selector | None, concepts: Selector | None, device: torch.device) -> Tensor | None:
-    """One integer per example or token, negative = skip; None = everything counts."""
-    mask = None if rows is None else torch.as_tensor(rows(batch), device=device)
-    if mask is not None and mask.dtype != torch.bool:
-        if mask.dtype.is_floating_point or not ((mask == 0) | (mask == 1)).all():
-            raise ValueError(f"rows: expected a boolean mask, got {mask.dtype}")
-        mask = mask.bool()
-    labels = None if concepts is None else torch.as_tensor(concepts(batch), device=device)
-    if labels is not None and (labels.dtype.is_floating_point or labels.dtype == torch.bool):
-        raise ValueError(f"concepts: expected integers, got {labels.dtype}")
-    for argument, tensor in (("rows", mask), ("concepts", labels)):
-        if tensor is not None and tensor.ndim not in (1, 2):
-            raise ValueError(f"{argument}: expected shape (batch,) or (batch, tokens), got {tuple(tensor.shape)}")
-    if labels is None:
-        return None if mask is None else mask.long() - 1
-    if mask is None:
-        return labels.long()
-    if labels.ndim < mask.ndim:
-        labels = labels.unsqueeze(1)
-    if mask.ndim < labels.ndim:
-        mask = mask.unsqueeze(1)
-    try:
-        return torch.where(mask, labels.long(), -1)
-    except RuntimeError:
-        raise ValueError(
-            f"rows and concepts disagree in shape: {tuple(mask.shape)} and {tuple(labels.shape)}"
-        ) from None
-
-
 @contextmanager
-def _listening(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Hooks on, evaluation mode on; both undone whatever happens."""
-    training = {module: module.training for module in model.modules()}
+def _listening(recorder: _Recorder) -> Iterator[None]:
+    """Hooks on, and off again whatever happens."""
     hooks = []
     try:
-        model.eval()
         for layer in recorder.layers.values():
             hooks.append(layer.module.register_forward_pre_hook(recorder.hook(layer), with_kwargs=True))
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for module, flag in training.items():
-            module.training = flag
 
 
 # ---------------------------------------------------------------------- summing the columns

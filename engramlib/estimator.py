@@ -62,15 +62,15 @@ def extract(
         >>> torch.allclose(extract(model, target, reference, specificity=3)[""].weight, dense.float(), atol=1e-6)
         True
     """
-    layers = _fitting_layers(model, {"target": target, "reference": reference})
-    lam, deltas = _check_options(specificity, rcond), _Deltas(base)
+    layers = fitting_layers(model, {"target": target, "reference": reference})
+    lam, deltas = _check_options(specificity, rcond), Deltas(base)
     found: dict[str, Tensor] = {}
-    for names in track(_sharing(target, reference), desc="extracting"):
+    for names in track(sharing_groups(target, reference), desc="extracting"):
         plus, minus = target[names[0]].double(), reference[names[0]].double().to(target[names[0]].device)
         inverse = _inverse(plus, minus, lam, rcond)
         for name in names:
             found[name] = deltas.of(layers[name], target[name]) @ plus @ inverse
-    return _as_engram(layers, target, found)
+    return as_engram(layers, target, found)
 
 
 def extract_all(
@@ -112,11 +112,11 @@ def extract_all(
         raise ValueError("moments_by_concept: expected a dict concept -> Moments with at least one concept")
     if isinstance(moments_by_concept, Moments):
         raise ValueError("moments_by_concept: got one Moments; collect_by_concept returns a dict of them")
-    layers = _fitting_layers(model, {f"concept {concept!r}": m for concept, m in moments_by_concept.items()})
-    lam, deltas = _check_options(specificity, rcond), _Deltas(base)
+    layers = fitting_layers(model, {f"concept {concept!r}": m for concept, m in moments_by_concept.items()})
+    lam, deltas = _check_options(specificity, rcond), Deltas(base)
     found: dict[Concept, dict[str, Tensor]] = {concept: {} for concept in moments_by_concept}
     first = next(iter(moments_by_concept.values()))
-    for names in track(_sharing(*moments_by_concept.values()), desc="extracting"):
+    for names in track(sharing_groups(*moments_by_concept.values()), desc="extracting"):
         device = first[names[0]].device
         sigma = {c: m[names[0]].to(device).double() for c, m in moments_by_concept.items()}
         total = sum(sigma.values())
@@ -126,7 +126,7 @@ def extract_all(
             inverse = _inverse(plus, total - plus, lam, rcond) if shared is None else shared
             for name in names:
                 found[concept][name] = matrices[name] @ plus @ inverse
-    return {concept: _as_engram(layers, m, found[concept]) for concept, m in moments_by_concept.items()}
+    return {concept: as_engram(layers, m, found[concept]) for concept, m in moments_by_concept.items()}
 
 
 def _inverse(plus: Tensor, minus: Tensor, lam: float, rcond: float) -> Tensor:
@@ -151,7 +151,7 @@ def _check_options(specificity: float, rcond: float) -> float:
     return float(specificity)
 
 
-def _fitting_layers(model: nn.Module, moments: Mapping[str, Moments]) -> dict[str, Layer]:
+def fitting_layers(model: nn.Module, moments: Mapping[str, Moments]) -> dict[str, Layer]:
     """The layers that the moments speak of, after checking that they are layers of this model."""
     supported = supported_layers(model)
     names: set[str] | None = None
@@ -184,7 +184,7 @@ def _fitting_layers(model: nn.Module, moments: Mapping[str, Moments]) -> dict[st
     return {name: layer for name, layer in supported.items() if name in (names or ())}
 
 
-def _sharing(*moments: Moments) -> list[list[str]]:
+def sharing_groups(*moments: Moments) -> list[list[str]]:
     """Layer names in groups that share every Σ, so that each group is factorised once."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name in moments[0]:
@@ -192,7 +192,7 @@ def _sharing(*moments: Moments) -> list[list[str]]:
     return list(groups.values())
 
 
-class _Deltas:
+class Deltas:
     """ΔW = W − W0 as matrices, with W0 from a state dict, or zero."""
 
     def __init__(self, base: Mapping[str, Tensor] | nn.Module | None) -> None:
@@ -201,7 +201,7 @@ class _Deltas:
             raise TypeError(f"base: expected a state dict or a module, got {type(base).__name__}")
 
     def of(self, layer: Layer, sigma: Tensor) -> Tensor:
-        absorbed = _absorbed(layer, sigma)
+        absorbed = is_absorbed(layer, sigma)
         weight, bias = layer.module.weight, layer.module.bias if absorbed else None
         matrix = layer.matrix(weight, bias)
         if self.base is not None:
@@ -221,14 +221,16 @@ class _Deltas:
         return self.base[key].to(like.device)
 
 
-def _absorbed(layer: Layer, sigma: Tensor) -> bool:
+def is_absorbed(layer: Layer, sigma: Tensor) -> bool:
+    """Whether Σ has the extra row of a bias in it."""
     return sigma.shape[-1] == layer.width(absorbed=False) + 1
 
 
-def _as_engram(layers: dict[str, Layer], moments: Moments, matrices: dict[str, Tensor]) -> Engram:
+def as_engram(layers: dict[str, Layer], moments: Moments, matrices: dict[str, Tensor]) -> Engram:
+    """Matrices W⁺ as an engram: back in the layers' own shapes, on their devices, at least float32."""
     entries, norms = {}, {}
     for name, layer in layers.items():
-        weight, bias = layer.parameters(matrices[name], _absorbed(layer, moments[name]))
+        weight, bias = layer.parameters(matrices[name], is_absorbed(layer, moments[name]))
         own = layer.module.weight
         dtype = torch.promote_types(own.dtype, torch.float32)  # half precision would lose what arithmetic adds up
         entries[name] = LayerEngram(
