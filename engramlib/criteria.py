@@ -86,7 +86,7 @@ def score_criteria(
     [0, 1]. So 1 means that the intervention did all that learning did (or, for specificity, nothing at all), 0 that it
     was no better than not intervening.
 
-    **In one layer**, with ΔW = W − W0, on pre-activations Z, from the moments alone:
+    **In one layer**, with ΔW = W − W0, on pre-activations Z, from the moments alone::
 
         sufficiency   injected like learned on X⁺:   1 − ‖(W0 + W⁺ − W) X⁺‖² / ‖ΔW X⁺‖²
         necessity     ablated like null on X⁺:       1 − ‖(W − W⁺ − W0) X⁺‖² / ‖ΔW X⁺‖²
@@ -97,7 +97,7 @@ def score_criteria(
     (W⁺ − ΔW)X⁺ up to sign, because a layer is linear and both states get the same input.
     This is why Eq. 2 has the term twice.
 
-    **In the whole network**, all layers of the engram at once, on the final outputs f (after ``readout``):
+    **In the whole network**, all layers of the engram at once, on the final outputs f (after ``readout``)::
 
         sufficiency   1 − ‖f_injected − f_learned‖² / ‖f_null − f_learned‖²       on the target
         necessity     1 − ‖f_ablated − f_null‖² / ‖f_learned − f_null‖²           on the target

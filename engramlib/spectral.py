@@ -221,10 +221,9 @@ def compare_cuts(
 
     Returns:
         list of dicts: ``cut``; ``kept``, the number of eigenvalues that are inverted, of ``dimension``;
-            ``threshold``, the
-        smallest original eigenvalue among them over λ_max; ``energy``, their share of the trace; ``condition``,
-        largest over smallest of the eigenvalues that are worked with (after the ridge). No kept direction: the last
-        two are 0 and 1.
+        ``threshold``, the smallest original eigenvalue among them over λ_max; ``energy``, their share of the trace;
+        ``condition``, largest over smallest of the eigenvalues that are worked with (after the ridge). No kept
+        direction: the last two are 0 and 1.
 
     Raises:
         ValueError: Σ that is not square, or a count that a cut needs and does not get.

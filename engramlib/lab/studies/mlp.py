@@ -232,6 +232,20 @@ def effects(rows: Iterable[Row], by: Sequence[str] = ("lam", "alpha")) -> list[R
     return out
 
 
+def over_seeds(rows: Iterable[Row], by: Sequence[str] = ("lam", "alpha")) -> list[Row]:
+    """Mean and sd over the seeds of the `effects` of `rows`, one line for each combination of `by`, in order.
+
+    Each line has `erased`, `others` and `others_loss`, and `erased_sd` and so on (None with one seed).
+    """
+    per_seed = effects(rows, by)
+    lines: dict[tuple, Row] = {}
+    for value in ("erased", "others", "others_loss"):
+        for found in runs.mean_sd(per_seed, value, by=by):
+            line = lines.setdefault(tuple(found[b] for b in by), {b: found[b] for b in by})
+            line |= {value: found["mean"], f"{value}_sd": found["sd"]}
+    return list(lines.values())
+
+
 def matrix(rows: Iterable[Row], n_classes: int) -> torch.Tensor:
     """(n + 1) x n accuracies for `plots.class_heatmap`: first row before, then one row a class erased; mean over seeds.
 
@@ -317,17 +331,13 @@ STUDIES = {
 
 
 def _summary(rows: list[Row]) -> dict[str, list[Row]]:
-    """Mean and sd over the seeds of what is erased and what the others lose, on the test split."""
-    out: dict[str, list[Row]] = {}
-    for study, by in STUDIES.items():
-        per_seed = effects(runs.select(rows, {"study": study, "split": "test"}), by)
-        lines = {}
-        for value in ("erased", "others", "others_loss"):
-            for line in runs.mean_sd(per_seed, value, by=by):
-                entry = lines.setdefault(tuple(line[b] for b in by), {b: line[b] for b in by})
-                entry |= {value: round(line["mean"], 4), f"{value}_sd": line["sd"] and round(line["sd"], 4)}
-        out[study] = list(lines.values())
-    return out
+    """`over_seeds` of every study, on the test split."""
+    found = {s: over_seeds(runs.select(rows, {"study": s, "split": "test"}), by) for s, by in STUDIES.items()}
+    return {s: [_rounded(line, by=STUDIES[s]) for line in lines] for s, lines in found.items()}
+
+
+def _rounded(line: Row, by: Sequence[str]) -> Row:
+    return {k: v if k in by or v is None else round(v, 4) for k, v in line.items()}
 
 
 def _print(summary: dict[str, list[Row]]) -> None:
