@@ -31,14 +31,15 @@ def extract(
 
     It is the minimiser of ‖(W⁺ − ΔW) X⁺‖² + λ ‖W⁺ X⁻‖² with the smallest norm: act on the target's inputs as the
     weights do, and on the reference's not at all. λ weighs the second wish. At λ = ∞ it is a constraint, W⁺ X⁻ = 0
-    exactly, and the answer is ΔW Σ⁺N (NΣ⁺N)† with N the projector on what the reference never uses; that is zero when
+    (up to ``rcond``), and the answer is ΔW Σ⁺N (NΣ⁺N)† with N the projector on what the reference never uses; that is zero when
     the reference spans the whole space.
 
     Args:
         model: the trained network. It is only read.
         target: moments of X⁺, the inputs to isolate.
         reference: moments of X⁻, the inputs **without** the target (``total - target`` if you collected everything).
-        specificity: λ ≥ 0; 1 is the paper's estimator, ``float("inf")`` the hard constraint.
+        specificity: λ ≥ 0; 1 is the paper's estimator, ``float("inf")`` the hard constraint. At exactly 0 the
+            reference drops out and the answer is ΔW on the span of the target, which is not the limit λ → 0.
         rcond: eigenvalues of Σ⁺ + λΣ⁻ at or below rcond · λ_max count as zero (see
             :class:`engramlib.spectral.Spectrum`). A very large finite λ pushes the target's own directions below this
             cut; say ``inf`` when you mean it.

@@ -138,3 +138,25 @@ def test_matrix_and_effects_by_hand():
     )
     with pytest.raises(ValueError, match="several studies or splits"):
         study.effects([*rows, {**rows[0], "split": "val"}], by=())
+
+
+def test_over_seeds_by_hand():
+    def row(seed, erased, tested, after):
+        facts = {"study": "s", "split": "test", "alpha": 1.0, "before": 1.0}
+        return {**facts, "seed": seed, "erased": erased, "tested": tested, "after": after}
+
+    two = [row(s, e, t, (0.1, 0.3)[s] if e == t else (0.8, 0.9)[s]) for s in (0, 1) for e in (0, 1) for t in (0, 1)]
+    (line,) = study.over_seeds(two, by=("alpha",))
+    assert line == pytest.approx(
+        {
+            "alpha": 1.0,
+            "erased": 0.2,
+            "erased_sd": 0.02**0.5,  # n - 1
+            "others": 0.85,
+            "others_sd": 0.005**0.5,
+            "others_loss": 0.15,
+            "others_loss_sd": 0.005**0.5,
+        }
+    )
+    (alone,) = study.over_seeds(two[:4], by=("alpha",))
+    assert alone["erased"] == pytest.approx(0.1) and alone["erased_sd"] is None

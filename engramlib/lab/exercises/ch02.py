@@ -37,7 +37,8 @@ def _(hard_row: tuple[float, float]) -> None:
     expect(row.shape == (2,), "Give two numbers, the weight of input 1 and of input 2.")
     expect(abs(float(row[0])) < 1e-6, "The constraint is broken: W∞ X⁻ is the weight of input 1 here. What must it be?")
     expect(
-        abs(float(row[1])) > 1e-6, "It keeps the constraint, and does nothing on X⁺. Can the second input make up for it?"
+        abs(float(row[1])) > 1e-6,
+        "It keeps the constraint, and does nothing on X⁺. Can the second input make up for it?",
     )
     close_to(row, [0.0, 1.0], "The constraint holds. Now W∞ X⁺ should come as near to ΔW X⁺ = 1 as it can.")
 
@@ -88,7 +89,7 @@ def _(my_hard_engram: object) -> None:
     many = torch.randn(6, 40, generator=generator).double()
     expect(
         my_hard_engram(w, a, many).norm() < 1e-6 * w.norm(),
-        "When the reference spans the space the answer should be zero. NΣ⁺N is rounding noise then: cut relative to Σ⁺.",
+        "When the reference spans the space the answer is zero. NΣ⁺N is rounding noise then: cut relative to Σ⁺.",
     )
 
 

@@ -57,7 +57,8 @@ def _(meaningless: object) -> None:
         close_to(parts.sum(0), sigma, "The parts must add up to Σ, or their engrams do not add up to W.")
         expect(torch.allclose(parts, parts.mT), "A second moment is symmetric.")
         expect(
-            bool((torch.linalg.eigvalsh(parts) > -1e-8).all()), "A second moment has no negative eigenvalues; yours has."
+            bool((torch.linalg.eigvalsh(parts) > -1e-8).all()),
+            "A second moment has no negative eigenvalues; yours has.",
         )
         shares = parts @ torch.linalg.pinv(sigma, hermitian=True)
         expect(
@@ -81,5 +82,5 @@ def _(comes_back: object) -> None:
         close_to(
             comes_back(lam, n),
             n / (1 + lam * (n - 1)),
-            f"Wrong at λ = {lam:g}, n = {n}. One engram takes Σ_c over (Σ_c + λ times the other n − 1); add up n of them.",
+            f"Wrong at λ = {lam:g}, n = {n}. One engram takes 1 / (1 + λ times the other n − 1); add up n of them.",
         )

@@ -52,7 +52,7 @@ def _(natural: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     right = torch.linalg.solve(torch.kron(g, a), m.flatten()).view(2, 3)
     mine = natural(m, a, g)
     expect(isinstance(mine, Tensor), f"The function should return a tensor, got {type(mine).__name__}.")
-    expect(mine.shape == m.shape, f"The natural gradient has the shape of M, {tuple(m.shape)}, not {tuple(mine.shape)}.")
+    expect(mine.shape == m.shape, f"It has the shape of M, {tuple(m.shape)}; yours has {tuple(mine.shape)}.")
     expect(not torch.allclose(mine, g @ m @ a), "You multiply by A and G. The natural gradient divides by them.")
     close_to(mine, right, "Right shape, wrong numbers. G⁻¹ acts from the left, A⁻¹ from the right; both are needed.")
 
@@ -83,7 +83,7 @@ def _(factor: Callable[[float, float], float]) -> None:
         close_to(
             factor(g, delta),
             mean * (1 + delta) / (g + delta * mean),
-            f"Right without damping, wrong at g = {g}, δ = {delta}. What is added to g is δσ², and σ²(1 + δ) is in front.",
+            f"Right without damping, wrong at g = {g}, δ = {delta}. δσ² is added to g, and σ²(1 + δ) stands in front.",
         )
 
 
@@ -95,4 +95,4 @@ def _(specificity: float) -> None:
         abs(value - 0.1) > 1e-9,
         "0.1 is the weight of the target here. λ is the weight of the reference when the target has weight 1.",
     )
-    close_to(value, 10.0, "Divide 0.1 ‖· X⁺‖² + ‖· X⁻‖² by the weight of its first term: what stands before the second?")
+    close_to(value, 10.0, "Divide 0.1 ‖· X⁺‖² + ‖· X⁻‖² by 0.1: what stands before the second term?")

@@ -21,6 +21,7 @@ from engramlib.lab.exercises.registry import close_to, exercise, expect
 def _(gaps: tuple[float, float]) -> None:
     expect(isinstance(gaps, (tuple, list)) and len(gaps) == 2, "Give two numbers: tabula rasa, naive delta.")
     rasa, delta = gaps
+    expect(rasa is not None and delta is not None, "Both numbers, please: tabula rasa and naive delta.")
     close_to(
         rasa,
         0.25,

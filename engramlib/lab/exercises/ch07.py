@@ -25,10 +25,11 @@ def _(answer: object) -> None:
     close_to(share, 0.98, "The factor is right, the share is not: which logit is the largest, if all shrink alike?")
 
 
-@exercise("07.2", wrong={"the cut": 5, "the sample": 3, "not a line": 8})
+@exercise("07.2", wrong={"the cut": 5, "the sample": 3, "not a line": 9, "the measurement itself": 8})
 def _(line: int) -> None:
-    expect(line in range(1, 8), "Answer with the number of a line, 1 to 7.")
+    expect(line in range(1, 9), "Answer with the number of a line, 1 to 8.")
     expect(line != 5, "That cut makes a poor edit here, but a fair test would have shown it. Why did theirs not?")
+    expect(line != 8, "Accuracy is the right measure, and this line takes what it is given. Given by whom?")
     expect(line == 7, "That line is fine. Which images does the colleague use for what?")
 
 
@@ -69,5 +70,7 @@ def _(erased_and_loss: object) -> None:
     close = abs(float(found[1]) - float(with_own)) < 1e-9
     expect(not close, "The second number still contains the erased class: n pairs of a class with itself.")
     close_to(
-        found[1], loss, "The second number is off. Subtract after from before, column by column, and divide by n(n − 1)."
+        found[1],
+        loss,
+        "The second number is off. Subtract after from before, column by column, and divide by n(n − 1).",
     )
