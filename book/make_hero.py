@@ -51,11 +51,12 @@ def hero() -> str:
         labels.append(f'<text x="{right}" y="{y}" font-size="34" font-weight="600">{number}</text>')
         labels += [f'<text x="{right}" y="{y + 24 + 20 * k}">{text}</text>' for k, text in enumerate(lines)]
     alt = (
-        f"Accuracy of eleven networks on each digit of MNIST. As trained all digits are read. Subtracting the engram of "
-        f"a digit leaves {erased:.0%} of that digit and {others:.0%} of the others."
+        "Accuracy of eleven networks on each digit of MNIST. As trained all digits are read. Subtracting the engram "
+        f"of a digit leaves {erased:.0%} of that digit and {others:.0%} of the others."
     )
+    space = 'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 372"'
     return (
-        f'<svg id="engram-hero" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 372" role="img" aria-label="{alt}">\n'
+        f'<svg id="engram-hero" {space} role="img" aria-label="{alt}">\n'
         "<style>#engram-hero{color:#333}@media (prefers-color-scheme:dark){#engram-hero{color:#ddd}}</style>\n"
         f"<g>{''.join(cells)}</g>\n"
         f'<g fill="currentColor" font-family="sans-serif" font-size="17">{"".join(labels)}</g>\n</svg>\n'

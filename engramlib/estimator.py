@@ -31,8 +31,8 @@ def extract(
 
     It is the minimiser of ‖(W⁺ − ΔW) X⁺‖² + λ ‖W⁺ X⁻‖² with the smallest norm: act on the target's inputs as the
     weights do, and on the reference's not at all. λ weighs the second wish. At λ = ∞ it is a constraint, W⁺ X⁻ = 0
-    (up to ``rcond``), and the answer is ΔW Σ⁺N (NΣ⁺N)† with N the projector on what the reference never uses; that is zero when
-    the reference spans the whole space.
+    (up to ``rcond``), and the answer is ΔW Σ⁺N (NΣ⁺N)† with N the projector on what the reference never uses; that is
+    zero when the reference spans the whole space.
 
     Args:
         model: the trained network. It is only read.

@@ -1,8 +1,7 @@
 """What the method costs, as ratios measured in one run: `python -m engramlib.lab.benchmark`.
 
-Every time is divided by that of a plain forward pass on the same data, interleaved, best of several rounds; so the table
-means something on any machine. If the authors' package (`pip install ai-engram`) is there, it is measured beside ours
-and the results are compared.
+Tasks are timed in turn, best of several rounds, and each time is divided by another from the same run; so the table
+means something on any machine. If the authors' package (`pip install ai-engram`) is there, it is measured beside ours.
 """
 
 from __future__ import annotations
@@ -97,7 +96,8 @@ def language(concepts: int = 10, examples: int = 40, tokens: int = 128) -> list[
     ]
     if theirs:
         rows.append(("ai-engram: collect", seconds["ai-engram collect"] / seconds["collect"], "ours"))
-        rows.append((f"ai-engram: extract {concepts} concepts", seconds["ai-engram extract"] / one, "ours, all at once"))
+        ratio = seconds["ai-engram extract"] / one
+        rows.append((f"ai-engram: extract {concepts} concepts", ratio, "ours, all at once"))
     return rows
 
 
