@@ -24,7 +24,8 @@ book: $(STAMP) ## run the chapters, build the book into _build/html
 test: $(STAMP) ## lint, import directions, unit tests, doctests, every chapter, exercises, book checks
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest --doctest-modules --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	  --doctest-modules --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(PYTEST)
 
 serve: ## show the built book at http://localhost:8000 (PORT=8080 for another port)
 	@test -f _build/html/index.html || { echo "No book yet: run 'make book' first."; exit 1; }

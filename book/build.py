@@ -13,7 +13,9 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib import metadata
 from pathlib import Path
 
@@ -30,6 +32,7 @@ BUILD = ROOT / "_build"
 SITE = BUILD / "html"
 CACHE = BUILD / ".jupyter_cache"  # where Jupyter Book looks, so rendering finds what ran here
 CELL_TIMEOUT = 600  # seconds
+CACHE_LOCK = threading.Lock()  # two chapters run at a time, one writes
 
 
 def toc_files(root: Path = ROOT) -> list[Path]:
@@ -84,17 +87,12 @@ def execute(path: Path, cache) -> float | None:
     """Run one notebook and store it in the cache; its seconds, or None when the cache had it."""
     notebook = nbformat.read(path, as_version=4)
     try:
-        cache.match_cache_notebook(notebook)
+        with CACHE_LOCK:
+            cache.match_cache_notebook(notebook)
         return None
     except KeyError:
         pass
     start = time.perf_counter()
-    cells = len(notebook.cells)
-
-    def show_cell(cell, cell_index):
-        if sys.stdout.isatty():
-            print(f" {cell_index + 1:3d}/{cells}\b\b\b\b{chr(8) * len(str(cells))}", end="", flush=True)
-
     client = NotebookClient(
         notebook,
         extra_arguments=["--log-level=ERROR"],  # the kernel's advice about its sockets would break the line
@@ -102,27 +100,33 @@ def execute(path: Path, cache) -> float | None:
         kernel_name="python3",
         record_timing=False,  # times in the cells would change the key of the cache
         resources={"metadata": {"path": str(path.parent)}},
-        on_cell_start=show_cell,
     )
     client.execute()
     seconds = time.perf_counter() - start
     bundle = CacheBundleIn(notebook, str(path), data={"execution_seconds": seconds})
-    cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+    with CACHE_LOCK:
+        cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
     return seconds
 
 
 def execute_all(notebooks: list[Path]) -> None:
-    """Run every chapter, one line each; the first error ends the build."""
+    """Run every chapter, two at a time since each runs on one thread, one line each; an error ends the build."""
     cache = get_cache(str(CACHE))
     os.environ["ENGRAM_PROGRESS"] = "0"  # progress bars are for readers who run a chapter, not for pages
-    for i, path in enumerate(notebooks, 1):
-        name = path.relative_to(ROOT)
-        print(f"[{i}/{len(notebooks)}] {name} ...", end="", flush=True)
-        try:
-            seconds = execute(path, cache)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            sys.exit(f" failed\n\n{error}\n\n{name} did not run to its end. Fix it, then run make book again.")
-        print(" unchanged, from the cache" if seconds is None else f" {seconds:.1f} s", flush=True)
+    workers = min(2, os.cpu_count() or 1)
+    print(f"Running {len(notebooks)} chapters, {workers} at a time ...", flush=True)
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = {pool.submit(execute, path, cache): path.relative_to(ROOT) for path in notebooks}
+        for done, job in enumerate(as_completed(jobs), 1):
+            try:
+                seconds = job.result()
+            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                sys.exit(
+                    f"{jobs[job]} failed\n\n{error}\n\nIt did not run to its end. Fix it, then run make book again."
+                )
+            how = "unchanged, from the cache" if seconds is None else f"{seconds:.1f} s"
+            print(f"[{done}/{len(notebooks)}] {jobs[job]}  {how}", flush=True)
 
 
 def render() -> None:

@@ -46,6 +46,8 @@ def setup(seed: int = 0) -> Lab:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+    if scale == "laptop":
+        _one_thread()
     plots.style()
     display_html(plots.css(), fallback="")
     lab = Lab(scale, torch.device("cuda" if torch.cuda.is_available() else "cpu"), seed)
@@ -55,6 +57,15 @@ def setup(seed: int = 0) -> Lab:
         f"Python {platform.python_version()} · torch {torch.__version__}"
     )
     return lab
+
+
+def _one_thread() -> None:
+    """Small networks run faster on one thread, and a machine that is busy otherwise slows them down ten-fold."""
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn; numpy's and scipy's threads
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+        threadpool_limits(limits=1)
 
 
 def say(text: str) -> None:
