@@ -19,6 +19,8 @@ from engramlib.moments import Moments
 _PIECE_BYTES = 32 * 2**20
 # Σ is symmetric: only blocks on and above the diagonal are multiplied, which halves the work of a full product.
 _BLOCK = {"cpu": 128, "cuda": 1024}
+# Rows of one concept that are worth a product (see _Sum).
+_ENOUGH = 512
 
 
 def collect(
@@ -164,17 +166,40 @@ def _listening(recorder: _Recorder) -> Iterator[None]:
 
 
 class _Sum:
-    """The running sums of one distinct input tensor, per concept, and the layers that read it."""
+    """The running sums of one distinct input tensor, per concept, and the layers that read it.
 
-    def __init__(self, members: set[str]) -> None:
+    A product of few rows costs little more than reading and writing Σ. So when a batch mixes many concepts, the rows of
+    each are kept until there are enough of them; what is kept is never more than ``_ENOUGH`` rows a concept.
+    """
+
+    def __init__(self, members: set[str], absorbed: bool) -> None:
         self.members = members
+        self.absorbed = absorbed
         self.sigma: dict[Hashable, Tensor] = {}
         self.count: dict[Hashable, int] = {}
+        self.kept: dict[Hashable, list[Tensor]] = {}
         self.open: _Arrival | None = None  # the tensor that some members have read and others still should
+
+    def add(self, concept: Hashable, columns: Tensor) -> None:
+        """Count ``columns``, (n, d) or (groups, n, d), towards ``concept``, whose Σ is there already."""
+        self.count[concept] += columns.shape[-2]
+        if columns.ndim == 3 or columns.shape[0] >= _ENOUGH:
+            _add_outer(self.sigma[concept], columns, self.absorbed)
+            return
+        kept = self.kept.setdefault(concept, [])
+        kept.append(columns.clone())  # the model may overwrite its activations
+        if sum(map(len, kept)) >= _ENOUGH:
+            self.flush(concept)
+
+    def flush(self, *concepts: Hashable) -> None:
+        """Multiply what was kept; without arguments, of every concept."""
+        for concept in concepts or tuple(self.kept):
+            _add_outer(self.sigma[concept], torch.cat(self.kept.pop(concept)), self.absorbed)
 
     def split(self, names: set[str]) -> _Sum:
         """Give ``names`` their own copy: they no longer read what the others read."""
-        other = _Sum(names)
+        self.flush()
+        other = _Sum(names, self.absorbed)
         other.sigma = {concept: sigma.clone() for concept, sigma in self.sigma.items()}
         other.count = dict(self.count)
         self.members -= names
@@ -209,6 +234,7 @@ class _Recorder:
         self.dtype = dtype
         self.sums: dict[str, _Sum] = {}
         self.labels: Tensor | None = None
+        self.finite: list[tuple[str, Tensor]] = []  # did each layer read finite numbers in this pass?
         self.fresh: list[tuple[_Arrival, _Sum]] = []  # first readings in this pass, where another layer may join
 
     def begin(self, labels: Tensor | None) -> None:
@@ -235,9 +261,9 @@ class _Recorder:
                     running.members.add(name)
                     self.sums[name] = running
                     return
-            self.sums[name] = running = _Sum({name})
+            self.sums[name] = running = _Sum({name}, absorbed)
             self.fresh.append((_Arrival(x, reading, {name}), running))
-            self.add(running, layer, x, absorbed)
+            self.add(running, layer, x)
             return
         running = self.sums[name]
         # A second call within the pass: nobody may join the first one any more, it is not all that this sum holds.
@@ -250,7 +276,7 @@ class _Recorder:
             self.close(running, force=True)
             running = self.sums[name]
         if len(running.members) == 1:
-            self.add(running, layer, x, absorbed)
+            self.add(running, layer, x)
         else:
             running.open = _Arrival(x, reading, {name})
 
@@ -269,35 +295,37 @@ class _Recorder:
             raise RuntimeError(
                 f"the input of layer {layer.name!r} was overwritten in place before other layers read it"
             )
-        self.add(running, layer, arrival.x, self.absorb and layer.has_bias)
+        self.add(running, layer, arrival.x)
 
     def end(self) -> None:
         self.fresh.clear()
         for running in set(self.sums.values()):
             self.close(running, force=True)
-        for (
-            name,
-            running,
-        ) in self.sums.items():  # in the order in which the layers were first called: the culprit comes first
-            for sigma in running.sigma.values():
-                if not torch.isfinite(sigma.diagonal(dim1=-2, dim2=-1)).all():
-                    raise ValueError(f"layer {name!r}: its input has NaN or infinite values")
+        if self.finite:
+            device = self.finite[0][1].device
+            flags = torch.stack([flag.to(device) for _, flag in self.finite]).tolist()
+            culprit = next((name for (name, _), fine in zip(self.finite, flags, strict=True) if not fine), None)
+            if culprit is not None:  # the first layer that read it, in the order of the forward pass
+                raise ValueError(f"layer {culprit!r}: its input has NaN or infinite values")
+            self.finite.clear()
 
-    def add(self, running: _Sum, layer: Layer, x: Tensor, absorbed: bool) -> None:
+    def add(self, running: _Sum, layer: Layer, x: Tensor) -> None:
         base = layer.kind.example_ndim(layer.module)
         if x.ndim == (base or 1):
             x = x.unsqueeze(0)
         for concept, chosen in self.choose(layer, x):
             if len(chosen) == 0:
                 continue
+            # Looked at once per batch, in `end`: on a GPU every look is a wait.
+            self.finite.append((layer.name, torch.isfinite(chosen).all().to(self.home(x.device))))
             if concept not in running.sigma:
                 running.sigma[concept] = self.zeros(layer, x.device)
                 running.count[concept] = 0
             sigma = running.sigma[concept]
             for columns in _pieces(layer, chosen, sigma):
-                if columns.shape[-1] + absorbed != sigma.shape[-1]:
+                if columns.shape[-1] + running.absorbed != sigma.shape[-1]:
                     raise ValueError(f"layer {layer.name!r} cannot read an input of shape {tuple(x.shape)}")
-                running.count[concept] += _add_outer(sigma, columns, absorbed)
+                running.add(concept, columns)
 
     def choose(self, layer: Layer, x: Tensor) -> Iterator[tuple[Hashable, Tensor]]:
         """Split the input of a layer by concept, along its examples or tokens."""
@@ -331,6 +359,7 @@ class _Recorder:
         if not concepts:
             raise ValueError("concepts: no example belongs to any" if by_concept else "rows: no example was chosen")
         for running in set(self.sums.values()):
+            running.flush()
             for sigma in running.sigma.values():
                 _mirror(sigma)
         # A layer that saw nothing of a concept (an expert that was never chosen for it) has a sum of zero.
@@ -350,8 +379,11 @@ class _Recorder:
 
     def zeros(self, layer: Layer, device: torch.device) -> Tensor:
         d, groups = layer.width(self.absorb and layer.has_bias), layer.kind.groups(layer.module)
-        home = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
-        return torch.zeros((d, d) if groups is None else (groups, d, d), dtype=self.dtype, device=home)
+        return torch.zeros((d, d) if groups is None else (groups, d, d), dtype=self.dtype, device=self.home(device))
+
+    @staticmethod
+    def home(device: torch.device) -> torch.device:
+        return torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
 
 
 def _pieces(layer: Layer, x: Tensor, sigma: Tensor) -> Iterator[Tensor]:
@@ -367,9 +399,9 @@ def _pieces(layer: Layer, x: Tensor, sigma: Tensor) -> Iterator[Tensor]:
         yield from columns.split(max(1, _PIECE_BYTES // (columns.shape[-1] * sigma.element_size())), dim=-2)
 
 
-def _add_outer(sigma: Tensor, columns: Tensor, absorbed: bool) -> int:
-    """Σ += XᵀX on and above the block diagonal, for X with a column per row; returns the number of columns."""
-    n, d = columns.shape[-2:]
+def _add_outer(sigma: Tensor, columns: Tensor, absorbed: bool) -> None:
+    """Σ += XᵀX on and above the block diagonal, for X with a column per row."""
+    d = columns.shape[-1]
     if absorbed:
         x = torch.empty(*columns.shape[:-1], d + 1, dtype=sigma.dtype, device=sigma.device)
         x[..., :d] = columns
@@ -378,12 +410,11 @@ def _add_outer(sigma: Tensor, columns: Tensor, absorbed: bool) -> int:
         x = columns.to(sigma.device, sigma.dtype)
     if sigma.ndim == 3:
         sigma.baddbmm_(x.mT, x)
-        return n
+        return
     block = _BLOCK.get(sigma.device.type, 512)
     for start in range(0, sigma.shape[-1], block):
         stop = start + block
         sigma[start:stop, start:].addmm_(x[:, start:stop].T, x[:, start:])
-    return n
 
 
 def _mirror(sigma: Tensor) -> None:

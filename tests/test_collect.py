@@ -46,6 +46,7 @@ def test_large_convolution_inputs_go_in_pieces(monkeypatch: pytest.MonkeyPatch) 
     module = sys.modules["engramlib.collect"]  # the package's attribute of that name is the function
     monkeypatch.setattr(module, "_PIECE_BYTES", 3000)
     monkeypatch.setattr(module, "_BLOCK", {"cpu": 5})
+    monkeypatch.setattr(module, "_ENOUGH", 40)
     moments = el.collect(model, [x])
     assert same(moments, expected)
     assert moments.count == {"0": 900, "2": 576}

@@ -73,6 +73,7 @@ def language(concepts: int = 10, examples: int = 40, tokens: int = 128) -> list[
     tasks = {
         "forward": forward,
         "collect": lambda: el.collect(model, batches),
+        "collect in float32": lambda: el.collect(model, batches, dtype=torch.float32),
         "collect by concept": collect,
         "extract all": lambda: el.extract_all(model, moments),
         "extract one by one": lambda: [el.extract(model, m, total - m) for m in moments.values()],
@@ -95,7 +96,8 @@ def language(concepts: int = 10, examples: int = 40, tokens: int = 128) -> list[
         (f"extract {concepts} concepts one by one", seconds["extract one by one"] / one, "all at once"),
     ]
     if theirs:
-        rows.append(("ai-engram: collect", seconds["ai-engram collect"] / seconds["collect"], "ours"))
+        for ours in ("collect", "collect in float32"):  # theirs is float32
+            rows.append(("ai-engram: collect", seconds["ai-engram collect"] / seconds[ours], f"our {ours}"))
         ratio = seconds["ai-engram extract"] / one
         rows.append((f"ai-engram: extract {concepts} concepts", ratio, "ours, all at once"))
     return rows
