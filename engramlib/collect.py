@@ -316,8 +316,8 @@ class _Recorder:
         for concept, chosen in self.choose(layer, x):
             if len(chosen) == 0:
                 continue
-            # Looked at once per batch, in `end`: on a GPU every look is a wait.
-            self.finite.append((layer.name, torch.isfinite(chosen).all().to(self.home(x.device))))
+            # A sum is finite only if all its terms are. Looked at once per batch: on a GPU every look is a wait.
+            self.finite.append((layer.name, chosen.sum(dtype=self.wide(x.device)).isfinite().to(self.home(x.device))))
             if concept not in running.sigma:
                 running.sigma[concept] = self.zeros(layer, x.device)
                 running.count[concept] = 0
@@ -380,6 +380,10 @@ class _Recorder:
     def zeros(self, layer: Layer, device: torch.device) -> Tensor:
         d, groups = layer.width(self.absorb and layer.has_bias), layer.kind.groups(layer.module)
         return torch.zeros((d, d) if groups is None else (groups, d, d), dtype=self.dtype, device=self.home(device))
+
+    @staticmethod
+    def wide(device: torch.device) -> torch.dtype:
+        return torch.float32 if device.type == "mps" else torch.float64
 
     @staticmethod
     def home(device: torch.device) -> torch.device:
