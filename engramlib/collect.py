@@ -321,11 +321,22 @@ class _Recorder:
             if concept not in running.sigma:
                 running.sigma[concept] = self.zeros(layer, x.device)
                 running.count[concept] = 0
-            sigma = running.sigma[concept]
-            for columns in _pieces(layer, chosen, sigma):
-                if columns.shape[-1] + running.absorbed != sigma.shape[-1]:
-                    raise ValueError(f"layer {layer.name!r} cannot read an input of shape {tuple(x.shape)}")
-                running.add(concept, columns)
+            if not self.add_at_once(running, concept, layer, chosen):
+                for columns in _pieces(layer, chosen, running.sigma[concept]):
+                    if columns.shape[-1] + running.absorbed != running.sigma[concept].shape[-1]:
+                        raise ValueError(f"layer {layer.name!r} cannot read an input of shape {tuple(x.shape)}")
+                    running.add(concept, columns)
+
+    def add_at_once(self, running: _Sum, concept: Hashable, layer: Layer, x: Tensor) -> bool:
+        """Add the moments of ``x`` if its layer type has a way around the columns; whether it had."""
+        sigma = running.sigma[concept]
+        for part in x.split(max(1, _PIECE_BYTES // max(1, x[:1].numel() * sigma.element_size()))):
+            found = layer.kind.moments(layer.module, part.to(sigma.device), sigma.dtype, running.absorbed)
+            if found is None:
+                return False
+            sigma += found[0]
+            running.count[concept] += found[1]
+        return True
 
     def choose(self, layer: Layer, x: Tensor) -> Iterator[tuple[Hashable, Tensor]]:
         """Split the input of a layer by concept, along its examples or tokens."""

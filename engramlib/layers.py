@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engramlib._names import match_names
+from engramlib._patches import patch_moments, worth_it
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -39,6 +40,10 @@ class LayerKind(ABC):
     @abstractmethod
     def weight(self, module: nn.Module, matrix: Float[Tensor, "*groups out d"]) -> Tensor:
         """The inverse of :meth:`matrix`."""
+
+    def moments(self, module: nn.Module, x: Tensor, dtype: torch.dtype, absorbed: bool) -> tuple[Tensor, int] | None:
+        """(Σ, number of columns) of the batch ``x``, where there is a faster way than through the columns."""
+        return None
 
     def groups(self, module: nn.Module) -> int | None:
         """Number of independent blocks, or None when W is one matrix."""
@@ -99,19 +104,37 @@ class Conv2dKind(LayerKind):
         return module.groups if module.groups > 1 else None
 
     def columns(self, module: nn.Conv2d, x: Tensor) -> Tensor:
-        if not x.dtype.is_floating_point or x.dtype.itemsize < 4:
+        if x.dtype.itemsize < 4:
             x = x.float()  # unfold has no half-precision kernel on every device; widening is exact
-        padding: int | tuple[int, ...] = 0
-        if module.padding_mode == "zeros" and not isinstance(module.padding, str):
-            padding = module.padding
-        else:
-            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-            x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
-        patches = F.unfold(x, module.kernel_size, module.dilation, padding, module.stride)  # (n, in·kh·kw, positions)
+        x = self.padded(module, x)
+        patches = F.unfold(x, module.kernel_size, module.dilation, 0, module.stride)  # (n, in·kh·kw, positions)
         if module.groups > 1:
             patches = patches.unflatten(1, (module.groups, -1))  # (n, groups, d, positions)
             return patches.permute(0, 3, 1, 2)
         return patches.mT
+
+    def padded(self, module: nn.Conv2d, x: Tensor) -> Tensor:
+        """The images as the kernel sees them."""
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        return F.pad(x, self.pads(module), mode=mode)
+
+    def pads(self, module: nn.Conv2d) -> list[int]:
+        """Left, right, top, bottom."""
+        if isinstance(module.padding, str):
+            return list(module._reversed_padding_repeated_twice)  # torch's own arithmetic for "same"
+        return [p for p in reversed(module.padding) for _ in range(2)]
+
+    def moments(self, module: nn.Conv2d, x: Tensor, dtype: torch.dtype, absorbed: bool) -> tuple[Tensor, int] | None:
+        if module.groups > 1 or module.stride != (1, 1) or x.shape[1] != module.in_channels:
+            return None
+        pads = self.pads(module)
+        height, width = x.shape[-2] + pads[2] + pads[3], x.shape[-1] + pads[0] + pads[1]
+        reach = [(k - 1) * step for k, step in zip(module.kernel_size, module.dilation, strict=True)]
+        outputs = (height - reach[0], width - reach[1])
+        if not worth_it(x.shape[1], outputs, module.kernel_size, module.dilation):
+            return None
+        sigma = patch_moments(self.padded(module, x.to(dtype)), module.kernel_size, module.dilation, absorbed)
+        return sigma, len(x) * outputs[0] * outputs[1]
 
     def matrix(self, module: nn.Conv2d, weight: Tensor) -> Tensor:
         matrix = weight.flatten(1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import engramlib as el
+from engramlib._patches import worth_it
 from engramlib.layers import LinearKind, find_layers, register
 from tests.conftest import columns_of, with_one
 
@@ -128,6 +130,35 @@ def test_a_convolution_is_its_matrix_times_its_columns(name: str) -> None:
     assert torch.allclose(z.unflatten(0, (len(x), -1)).mT, expected)
     weight, bias = layer.parameters(matrix, absorbed=True)
     assert torch.equal(weight, module.weight) and torch.equal(bias, module.bias)
+
+
+SIMPLE = [name for name, c in CONVOLUTIONS.items() if c.get("stride", 1) == 1 and c.get("groups", 1) == 1]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", SIMPLE)
+def test_correlations_equal_patches(name: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shortcut of stride 1 is exact wherever it is taken; here it is forced on every kernel and border."""
+    module, x, _ = make(name, bias=bias)
+    monkeypatch.setattr("engramlib.layers.worth_it", lambda *_: False)
+    plain = el.collect(module, [x])
+    calls = []
+    monkeypatch.setattr("engramlib.layers.worth_it", lambda *_: calls.append(1) or True)
+    monkeypatch.setattr(sys.modules["engramlib.collect"], "_PIECE_BYTES", 8000)
+    fast = el.collect(module, [x])
+    assert calls and fast.count == plain.count
+    assert torch.allclose(fast[""], plain[""], rtol=1e-12, atol=1e-10)
+
+
+def test_the_shortcut_is_taken_where_it_pays() -> None:
+    assert worth_it(64, (32, 32), (3, 3), (1, 1)) and worth_it(16, (8, 8), (5, 5), (1, 1))
+    assert not worth_it(3, (32, 32), (3, 3), (1, 1))  # few channels: products too thin
+    assert not worth_it(64, (2, 2), (3, 3), (1, 1))  # mostly border
+    assert not worth_it(64, (32, 32), (1, 1), (1, 1))  # nothing to share
+    conv, x = nn.Conv2d(16, 4, 3, padding=1), torch.randn(3, 16, 9, 9)
+    columns = with_one(columns_of(conv, x))
+    assert torch.allclose(el.collect(conv, [x])[""], columns.T @ columns, rtol=1e-10)
 
 
 def test_a_single_image_and_a_single_vector_are_batches_of_one() -> None:
