@@ -23,7 +23,11 @@ def save(path: str | os.PathLike[str], kind: str, tensors: dict[str, Tensor], he
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary, metadata)
+        # Copies, because safetensors refuses tensors that share memory, such as two views of one.
+        save_file({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}, temporary, metadata)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -83,11 +83,17 @@ def labels_of(batch: Batch, rows: Selector | None, concepts: Selector | None, de
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; every module's own training flag is restored on leaving."""
+    """Evaluation mode inside the block; every module's own training flag is restored on leaving.
+
+    PyTorch's fused attention skips its layers in evaluation mode, so it is off as well.
+    """
     training = {module: module.training for module in model.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         model.eval()
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module, flag in training.items():
             module.training = flag

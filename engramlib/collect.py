@@ -211,7 +211,9 @@ class _Arrival:
 
     def __init__(self, x: Tensor, reading: Hashable, names: set[str]) -> None:
         self.x, self.reading, self.names = x, reading, names
+        self.first = next(iter(names))
         self.version = _version(x)
+        self.copy: Tensor | None = None
 
     def is_same(self, x: Tensor, reading: Hashable) -> bool:
         return self.x is x and self.reading == reading and self.version is not None and self.version == _version(x)
@@ -279,6 +281,7 @@ class _Recorder:
             self.add(running, layer, x)
         else:
             running.open = _Arrival(x, reading, {name})
+            running.open.copy = x.clone()  # the model may overwrite x before we know who else reads it
 
     def close(self, running: _Sum, *, force: bool) -> None:
         """Add the open tensor once all its readers have come; with ``force``, leave those behind that have not."""
@@ -290,12 +293,7 @@ class _Recorder:
             rest = running.split(running.members - arrival.names)
             for name in rest.members:
                 self.sums[name] = rest
-        layer = self.layers[min(arrival.names)]
-        if arrival.version is not None and arrival.version != _version(arrival.x):
-            raise RuntimeError(
-                f"the input of layer {layer.name!r} was overwritten in place before other layers read it"
-            )
-        self.add(running, layer, arrival.x)
+        self.add(running, self.layers[arrival.first], arrival.copy)
 
     def end(self) -> None:
         self.fresh.clear()
@@ -344,7 +342,8 @@ class _Recorder:
         if labels is None:
             yield None, x
             return
-        if labels.shape == x.shape[: labels.ndim]:
+        tokens = layer.kind.example_ndim(layer.module) is None  # an image has no tokens to choose from
+        if labels.shape == x.shape[: labels.ndim] and x.ndim > labels.ndim and (tokens or labels.ndim == 1):
             x = x.flatten(0, labels.ndim - 1)
         elif labels.numel() != len(x) or labels.ndim == 1:
             raise ValueError(

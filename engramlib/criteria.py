@@ -307,9 +307,10 @@ def _score_network(
     # Each batch runs through every state before the next one is read, so nothing is kept and generators work.
     with _watching(model, layers, forward, readout) as run:
         for part, side in enumerate(batches):
-            seen = 0
+            seen = chosen = 0
             for batch, mask in _chosen_batches(model, side, rows):
                 seen += 1
+                chosen += 1 if mask is None else int(mask.sum())
                 learned, z_learned = run(batch, mask)
                 with edited(model, -delta):
                     null, z_null = run(batch, mask)
@@ -329,6 +330,8 @@ def _score_network(
                         tally.leak_injected += _gap(injected, null)
             if not seen:
                 raise ValueError(f"batches: there were none of the {('target', 'reference')[part]}")
+            if not chosen:
+                raise ValueError(f"rows: no example of the {('target', 'reference')[part]} was chosen")
     results = []
     for tally, (label, _) in zip(tallies, contestants, strict=True):
         by_layer = {name: _cosine(*sums) for name, sums in tally.pattern.items()}
@@ -389,6 +392,9 @@ def _watching(
         output = output_of((forward or call_model)(model, batch))
         if readout is not None:
             output = readout(output)
+        unread = [name for name, tensors in seen.items() if not tensors]
+        if unread:
+            raise ValueError(f"the forward pass never called layer {unread[0]!r}: it cannot be scored")
         z = {name: [_choose(t, mask, f"layer {name!r}") for t in tensors] for name, tensors in seen.items()}
         return _choose(output, mask, "the model's output"), z
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import TypeVar
 
 import torch
@@ -127,7 +129,8 @@ def _strengths(engram: Engram, alpha: float | Mapping[str, float]) -> dict[str, 
     else:
         alpha = {name: alpha for name in engram}
     for name, value in alpha.items():
-        if isinstance(value, bool) or not math.isfinite(float(value)):
+        number = isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
+        if not number or isinstance(value, bool) or not math.isfinite(float(value)):
             raise ValueError(f"alpha: expected a finite number, got {value!r} for layer {name!r}")
     return {name: float(value) for name, value in alpha.items()}
 
@@ -155,7 +158,10 @@ def _targets(model: nn.Module, engram: Engram) -> list[Target]:
                     f"layer {name!r}: the engram's {which} has shape {tuple(change.shape)}, the model's {shape};"
                     " is this the engram of another model?"
                 )
+            if not torch.isfinite(change).all():
+                raise ValueError(f"layer {name!r}: the engram's {which} has NaN or infinite entries")
             targets.append((parameter, change, name))
+    _warn_of_ties(model, targets)
     owners: dict[int, str] = {}
     for parameter, _, name in targets:
         if owners.setdefault(id(parameter), name) != name:
@@ -163,6 +169,23 @@ def _targets(model: nn.Module, engram: Engram) -> list[Target]:
                 f"layers {owners[id(parameter)]!r} and {name!r} share one weight: select one of them in the engram"
             )
     return targets
+
+
+def _warn_of_ties(model: nn.Module, targets: list[Target]) -> None:
+    """An edit of a tied weight (an output layer that is the embedding, say) reaches further than its layer."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    edited = {name for _, _, name in targets}
+    for parameter, _, name in targets:
+        owners = {owner.rpartition(".")[0] for owner in names.get(id(parameter), [])}
+        others = sorted(owners - edited)
+        if others and not any(_same_module(model, name, other) for other in others):
+            warnings.warn(f"layer {name!r} shares its weight with {', '.join(others)}: both are edited", stacklevel=5)
+
+
+def _same_module(model: nn.Module, one: str, other: str) -> bool:
+    return model.get_submodule(one) is model.get_submodule(other)
 
 
 def _shift(targets: list[Target], strengths: Mapping[str, float]) -> None:

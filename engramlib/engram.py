@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -49,7 +50,12 @@ class Engram(Mapping[str, LayerEngram]):
     def __init__(
         self, layers: Mapping[str, LayerEngram | tuple[Tensor, Tensor | None]], norms: Mapping[str, float] | None = None
     ) -> None:
-        self._layers = {name: LayerEngram(*entry) for name, entry in layers.items()}
+        self._layers: dict[str, LayerEngram] = {}
+        for name, entry in layers.items():
+            pair = isinstance(entry, (tuple, list)) and len(entry) == 2
+            if not pair or not isinstance(entry[0], Tensor) or not (entry[1] is None or isinstance(entry[1], Tensor)):
+                raise TypeError(f"layer {name!r}: expected a pair (weight, bias or None) of tensors")
+            self._layers[name] = LayerEngram(*entry)
         self.norms: dict[str, float] = {name: float(norms[name]) for name in self._layers if norms and name in norms}
 
     def __getitem__(self, name: str) -> LayerEngram:
@@ -64,6 +70,7 @@ class Engram(Mapping[str, LayerEngram]):
     def __len__(self) -> int:
         return len(self._layers)
 
+    __array_ufunc__ = None  # numpy's numbers leave `0.5 * engram` to us
     # Mapping's == would compare tensors element by element and fail.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -87,14 +94,14 @@ class Engram(Mapping[str, LayerEngram]):
         )
 
     def __mul__(self, factor: float) -> Engram:
-        if not isinstance(factor, (int, float)) and not (isinstance(factor, Tensor) and factor.ndim == 0):
+        if not isinstance(factor, Real) and not (isinstance(factor, Tensor) and factor.ndim == 0):
             return NotImplemented
-        return self._map(lambda _, tensor: tensor * factor)
+        return self._map(lambda _, tensor: tensor * float(factor))
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Engram:
-        return self * (1.0 / divisor) if isinstance(divisor, (int, float)) else NotImplemented
+        return self * (1.0 / divisor) if isinstance(divisor, Real) else NotImplemented
 
     def __neg__(self) -> Engram:
         return self * -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
+from numbers import Real
 from typing import TypeVar
 
 import torch
@@ -124,7 +125,11 @@ def extract_all(
         shared = Spectrum(total, rcond).pinv() if lam == 1 else None
         matrices = {name: deltas.of(layers[name], first[name]) for name in names}
         for concept, plus in sigma.items():
-            inverse = _inverse(plus, total - plus, lam, rcond) if shared is None else shared
+            if shared is None:  # summed anew: total - plus would lose a small reference beside a large target
+                minus = sum((sigma[other] for other in sigma if other != concept), start=torch.zeros_like(plus))
+                inverse = _inverse(plus, minus, lam, rcond)
+            else:
+                inverse = shared
             for name in names:
                 found[concept][name] = matrices[name] @ plus @ inverse
     return {concept: as_engram(layers, m, found[concept]) for concept, m in moments_by_concept.items()}
@@ -147,7 +152,7 @@ def _inverse(plus: Tensor, minus: Tensor, lam: float, rcond: float) -> Tensor:
 
 def _check_options(specificity: float, rcond: float) -> float:
     check_rcond(rcond)
-    if not isinstance(specificity, (int, float)) or math.isnan(specificity) or specificity < 0:
+    if not isinstance(specificity, Real) or math.isnan(specificity) or specificity < 0:
         raise ValueError(f"specificity: expected a number >= 0 or float('inf'), got {specificity!r}")
     return float(specificity)
 

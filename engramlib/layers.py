@@ -237,6 +237,8 @@ def check_editable(layer: Layer) -> None:
             f"layer {layer.name!r} computes its weight (a parametrization?) instead of storing it, so an edit would be"
             " lost; remove it first, with torch.nn.utils.parametrize.remove_parametrizations for instance"
         )
+    if layer.has_bias and layer.module._parameters.get("bias") is None:
+        raise TypeError(f"layer {layer.name!r} computes its bias (a parametrization?): an edit of it would be lost")
     if isinstance(weight, nn.parameter.UninitializedParameter):
         raise TypeError(f"layer {layer.name!r} has no weight yet (a lazy layer): run the model once first")
     if not weight.dtype.is_floating_point or weight.dtype.itemsize < 2:

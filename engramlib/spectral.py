@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -62,7 +63,7 @@ class Spectrum:
 
 def check_rcond(rcond: float) -> None:
     """Raise ``ValueError`` unless 0 <= rcond < 1."""
-    if not (isinstance(rcond, (int, float)) and 0 <= rcond < 1):
+    if not (isinstance(rcond, Real) and 0 <= rcond < 1):
         raise ValueError(f"rcond: expected a number in [0, 1), got {rcond!r}")
 
 

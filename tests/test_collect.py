@@ -327,3 +327,40 @@ class TestTheModelIsLeftAlone:
     def test_dropout_is_off_while_collecting(self) -> None:
         model, x = self.model(), torch.randn(4, 1, 5, 5)
         assert same(el.collect(model, [x]), el.collect(model.eval(), [x]))
+
+
+@pytest.mark.parametrize("order", [(8, 3), (3, 8)])
+def test_a_shared_input_may_be_overwritten(order: tuple[int, int]) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.clone()
+            y = self.a(x)
+            if len(x) > 5:
+                y = y + self.b(x)
+            x.relu_()
+            return y + x
+
+    parts = [torch.randn(n, 3) for n in order]
+    moments = el.collect(Model(), parts)
+    for name, seen in (("a", parts), ("b", [p for p in parts if len(p) > 5])):
+        x = torch.cat(seen).double()
+        assert torch.allclose(moments[name], x.T @ x) and moments.count[name] == len(x)
+
+
+def test_transformer_encoder_with_a_padding_mask() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model, x = nn.TransformerEncoder(layer, 2), torch.randn(3, 5, 8)
+    pad = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 1]]).bool()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    batch = {"src": x, "src_key_padding_mask": pad}
+    moments = el.collect(model, [batch], layers=["linear1", "linear2"], rows=lambda b: ~b["src_key_padding_mask"])
+    assert set(moments.count.values()) == {13} and torch.backends.mha.get_fastpath_enabled() == fast
+
+
+def test_a_mask_of_tokens_on_vectors_names_the_layer() -> None:
+    with pytest.raises(ValueError, match="layer ''"):
+        el.collect(nn.Linear(4, 2), [torch.randn(3, 4)], rows=lambda _: torch.ones(3, 4).bool())

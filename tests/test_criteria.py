@@ -359,3 +359,13 @@ class TestErrors:
         case = mlp_case()
         with pytest.raises(ValueError, match="NaN"):
             case.score(readout=lambda z: z * math.nan)
+
+
+def test_nothing_chosen_is_no_perfect_score() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.randn(30, 4)
+    a, b = el.collect(model, [x[:10]]), el.collect(model, [x[10:]])
+    engram = el.extract(model, a, b)
+    with pytest.raises(ValueError, match="rows: no example of the target"):
+        el.score_criteria(model, engram, a, b, batches=([x], [x]), rows=lambda batch: torch.zeros(30).bool())
+    with pytest.raises(ValueError, match="never called layer '0'"):
+        el.score_criteria(model, engram, a, b, batches=([x], [x]), forward=lambda m, batch: m[2](batch[:, :3]))

@@ -143,3 +143,34 @@ class TestErrors:
         with pytest.raises(ValueError, match="'0' and '1' share one weight"):
             el.ablate(model, el.Engram({"0": one, "1": one}))
         assert el.ablate(model, el.Engram({"0": one}))[0].weight is not model[0].weight
+
+
+def test_a_tied_embedding_is_named() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+            self.head.weight = self.embed.weight
+
+    with pytest.warns(UserWarning, match="'head' shares its weight with embed"):
+        el.ablate(Tied(), el.Engram({"head": (torch.ones(5, 3), None)}))
+
+
+def test_a_module_with_two_names_is_no_tie(recwarn: pytest.WarningsRecorder) -> None:
+    layer = nn.Linear(3, 3)
+    el.ablate(nn.Sequential(layer, layer), el.Engram({"0": (torch.ones(3, 3), torch.ones(3))}))
+    assert not recwarn.list
+
+
+def test_what_cannot_be_edited_is_refused(pair: tuple[nn.Sequential, el.Engram]) -> None:
+    model, engram = pair
+    before = state(model)
+    with pytest.raises(ValueError, match="'0'.*NaN"):
+        el.ablate(model, engram * float("nan"), inplace=True)
+    assert equal(before, state(model))
+    nn.utils.parametrize.register_parametrization(model[0], "bias", nn.Tanh())
+    with pytest.raises(TypeError, match="'0' computes its bias"):
+        el.ablate(model, engram)
+    for alpha in ("x", None, 1j, torch.ones(2)):
+        with pytest.raises(ValueError, match="alpha"):
+            el.ablate(model, engram, alpha)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -97,3 +99,25 @@ def test_norms_come_from_the_model() -> None:
     model, x = nn.Linear(4, 3), torch.randn(30, 4)
     found = el.extract(model, el.collect(model, [x]), el.Moments({"": torch.zeros(5, 5)}, {"": 0}))
     assert found.relative_norms()[""] == pytest.approx(1.0, abs=1e-5)  # everything is target: W⁺ = W
+
+
+def test_numbers_of_numpy() -> None:
+    x = engram()
+    for half in (np.float64(0.5), np.float32(0.5)):
+        assert same(half * x, 0.5 * x) and same(x * half, 0.5 * x) and same(x / half, 2 * x)
+
+
+def test_entries_are_pairs_of_tensors() -> None:
+    for entry in (torch.ones(2, 3), (torch.ones(2, 3),), ([1.0], None), (torch.ones(2, 3), 1.0)):
+        with pytest.raises(TypeError, match="'fc'.*pair"):
+            Engram({"fc": entry})
+
+
+def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
+    z = torch.ones(2, 3)
+    Engram({"a/b": (z, None), "": (z, z[0])}).save(tmp_path / "e")
+    again = Engram.load(tmp_path / "e")
+    assert list(again) == ["a/b", ""] and torch.equal(again[""].bias, z[0])
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "e").stat().st_mode & 0o777 == 0o666 & ~umask

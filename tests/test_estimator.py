@@ -261,3 +261,12 @@ def test_spectrum_of_many_groups() -> None:
     spectrum = Spectrum(sigma)
     assert spectrum.rank.tolist() == [4, 2, 4]
     assert torch.allclose(spectrum.pinv(), torch.linalg.pinv(sigma, hermitian=True))
+
+
+def test_a_small_reference_beside_a_large_target_is_not_lost() -> None:
+    """total - target would round it away."""
+    layer, plus, minus = layer_with(3, 6), 1e8 * torch.randn(20, 6).double(), torch.randn(4, 6).double()
+    parts = {"large": moments(plus), "small": moments(minus)}
+    together = el.extract_all(layer, parts, specificity=math.inf)["large"][""].weight
+    alone = el.extract(layer, parts["large"], parts["small"], specificity=math.inf)[""].weight
+    assert torch.allclose(together, alone, rtol=1e-6)
