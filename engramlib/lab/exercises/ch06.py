@@ -80,7 +80,7 @@ def _(answer: tuple[list[list[float]], bool]) -> None:
         "The two neurons are silent, the constant is not. Σ is a sum over 100 images, 3 × 3.",
     )
     expect(
-        exact is False,
+        not bool(exact),
         "Part 2 needs Σ of the empty network to be zero in layers 2, 3, … Is the matrix that you found zero?",
     )
 

@@ -14,7 +14,7 @@ _DETAILS = re.compile(r"<details[^>]*>\s*<summary>\s*(Hint|Solution)\s*</summary
 _CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 # All that a stub or a solution may rely on.
-PRELUDE = "import math\nimport torch\nimport engramlib as el\nfrom engramlib.lab import exercises\n"
+PRELUDE = "import torch\nimport engramlib as el\nfrom engramlib.lab import exercises\n"
 
 
 @dataclass(frozen=True)
