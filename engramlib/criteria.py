@@ -398,7 +398,6 @@ def _watching(
         z = {name: [_choose(t, mask, f"layer {name!r}") for t in tensors] for name, tensors in seen.items()}
         return _choose(output, mask, "the model's output"), z
 
-    # An empty recorder: collect's own context then only sets the evaluation mode, and restores every flag.
     with evaluating(model), torch.no_grad():
         hooks = [layer.module.register_forward_hook(hook(name)) for name, layer in layers.items()]
         try:
