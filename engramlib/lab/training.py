@@ -1,11 +1,14 @@
-"""Train a classifier and measure it. Small on purpose: Adam, one loss, fixed by a seed."""
+"""Train a classifier and measure it. Small on purpose: one loss, two recipes, fixed by a seed."""
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -25,6 +28,36 @@ class History:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How to take the steps. The default, plain Adam, is what small networks on small data need.
+
+    `optimiser`: "adam" or "sgd" (Nesterov momentum .9). `schedule`: "constant" or "onecycle" (Smith and Topin 2019;
+    lr is then the peak). `augment`: None or "flip-crop" (mirror half of the images, shift by up to an eighth of the
+    width). `mixed`: bfloat16 arithmetic and channels-last images, twice as fast on a recent CPU; weights stay float32.
+    """
+
+    optimiser: str = "adam"
+    schedule: str = "constant"
+    augment: str | None = None
+    label_smoothing: float = 0.0
+    mixed: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("optimiser", ("adam", "sgd")),
+            ("schedule", ("constant", "onecycle")),
+            ("augment", (None, "flip-crop")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"Recipe: {name} must be one of {allowed}, got {getattr(self, name)!r}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"Recipe: label_smoothing must be in [0, 1), got {self.label_smoothing}.")
+
+
+PHOTOS = Recipe("sgd", "onecycle", "flip-crop", mixed=True)  # CIFAR-10 and its like
+
+
 def train_classifier(
     model: nn.Module,
     data: ImageData,
@@ -34,11 +67,15 @@ def train_classifier(
     batch_size: int,
     seed: int,
     weight_decay: float = 0.0,
+    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    checkpoint: str | Path | None = None,
     progress: bool | None = None,
 ) -> History:
-    """Train `model` in place on `data.train` with Adam and cross-entropy; report `data.val` after each epoch.
+    """Train `model` in place on `data.train` with cross-entropy; report `data.val` after each epoch.
 
-    `seed` fixes the order of the batches and any dropout; torch's own random state is left as it was.
+    `seed` fixes the order of the batches, the augmentation and any dropout; torch's own random state is left as it
+    was. `checkpoint`: a file that is written after every epoch; a run that was cut off goes on from it, and a finished
+    one is only read. It must have been written with the same arguments.
     `progress`: None = a progress line, with loss and accuracy so far, where somebody is there to watch;
     True or False = always or never.
     Works on the model's device. Raises `FloatingPointError` where the loss stops being a number.
@@ -48,29 +85,108 @@ def train_classifier(
             raise ValueError(f"train_classifier: {name} must be positive, got {value}.")
     device = next(model.parameters()).device
     x, y = data.train.x.to(device), data.train.y.to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
+    if recipe.mixed and x.ndim == 4:
+        model.to(memory_format=torch.channels_last)
     steps = math.ceil(len(y) / batch_size)
+    optimiser, schedule = _optimiser(model, recipe, lr, weight_decay, epochs * steps)
     history, total, started = History(), torch.zeros((), device=device), time.perf_counter()
-
     order = torch.Generator().manual_seed(seed)
+    asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "n": len(y), **asdict(recipe)}
+    saved = _Checkpoint(checkpoint, asked, model, optimiser, schedule, order, history)
+    saved.load()
+    before, begun = history.seconds, len(history.loss)
+
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        bar = _bar(_steps(len(y), batch_size, epochs, order), epochs * steps, progress)
+        torch.manual_seed(seed if begun == 0 else seed + 7919 * begun)
+        bar = _bar(_steps(len(y), batch_size, epochs - begun, order), (epochs - begun) * steps, progress)
         model.train()
         for step, rows in enumerate(bar, start=1):
-            rows = rows.to(device)
-            loss = F.cross_entropy(model(x[rows]), y[rows])
+            inputs = x[rows.to(device)]
+            if recipe.augment:
+                inputs = flip_and_shift(inputs, order)
+            with _autocast(recipe, device):
+                loss = F.cross_entropy(model(inputs), y[rows.to(device)], label_smoothing=recipe.label_smoothing)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            if schedule is not None:
+                schedule.step()
             total += loss.detach()
             if step % steps == 0:
-                _close_epoch(model, data, history, float(total) / steps, bar)
+                with _autocast(recipe, device):
+                    _close_epoch(model, data, history, float(total) / steps, bar)
                 total.zero_()
+                history.seconds = before + time.perf_counter() - started
+                saved.write()
     model.eval()
-    history.seconds = time.perf_counter() - started
     return history
+
+
+def _optimiser(model: nn.Module, recipe: Recipe, lr: float, weight_decay: float, steps: int):
+    if recipe.optimiser == "adam":
+        optimiser = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
+    else:
+        optimiser = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    if recipe.schedule == "constant":
+        return optimiser, None
+    # A short warm-up, then down to nothing; the momentum stays.
+    kwargs = {"max_lr": lr, "total_steps": steps, "pct_start": 0.25, "cycle_momentum": False}
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, **kwargs)
+
+
+def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.mixed)
+
+
+def flip_and_shift(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Mirror each image with probability one half and shift it by up to an eighth of its width; black comes in.
+
+    `x` is N x C x H x W; every image draws its own mirror and shift from `generator`.
+    """
+    n, _, height, width = x.shape
+    pad = max(1, width // 8)
+    shift = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(x.device)
+    mirror = torch.rand(n, 1, generator=generator).to(x.device) < 0.5
+    columns = torch.arange(width, device=x.device).expand(n, width)
+    columns = torch.where(mirror, width - 1 - columns, columns) + shift[1]
+    rows = torch.arange(height, device=x.device) + shift[0]
+    padded = F.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    image = torch.arange(n, device=x.device)[:, None, None]
+    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+class _Checkpoint:
+    """Everything that training needs to go on after an epoch, in one file; nothing where no file is named."""
+
+    def __init__(self, path, asked, model, optimiser, schedule, order, history) -> None:
+        self.path = None if path is None else Path(path)
+        self.asked, self.order, self.history = asked, order, history
+        self.parts = {"model": model, "optimiser": optimiser} | ({} if schedule is None else {"schedule": schedule})
+
+    def load(self) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        raw = torch.load(self.path, weights_only=True)
+        if raw["asked"] != self.asked:
+            raise ValueError(
+                f"train_classifier: {self.path} was written with other arguments ({raw['asked']}, now {self.asked}). "
+                "Delete it to begin again, or name another file."
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(raw[name])
+        self.order.set_state(raw["order"])
+        vars(self.history).update(raw["history"])
+
+    def write(self) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        raw = {name: part.state_dict() for name, part in self.parts.items()}
+        raw |= {"asked": self.asked, "order": self.order.get_state(), "history": vars(self.history)}
+        beside = self.path.with_suffix(".tmp")
+        torch.save(raw, beside)
+        os.replace(beside, self.path)  # whole or not at all
 
 
 def _close_epoch(model: nn.Module, data: ImageData, history: History, loss: float, bar: tqdm) -> None:

@@ -4,8 +4,9 @@ To add one: write a function that returns an `ImageData`, raise `DatasetUnavaila
 and export it here.
 """
 
+from engramlib.lab.datasets.cifar import cifar10, cifar100
 from engramlib.lab.datasets.digits import digits
 from engramlib.lab.datasets.image_data import DatasetUnavailable, ImageData, Split
 from engramlib.lab.datasets.mnist import mnist
 
-__all__ = ["DatasetUnavailable", "ImageData", "Split", "digits", "mnist"]
+__all__ = ["DatasetUnavailable", "ImageData", "Split", "cifar10", "cifar100", "digits", "mnist"]

@@ -49,6 +49,7 @@ class ImageData:
 
     `x` is N x channels x height x width in [0, 1], or N x d after `flat()`. `image_shape` stays, so that a
     flat image can still be drawn. Fit on `train`, choose settings on `val`, report `test`.
+    Where the classes form groups, `superclasses` names the groups and `superclass_of[c]` is the group of class c.
     """
 
     name: str
@@ -57,6 +58,8 @@ class ImageData:
     train: Split
     val: Split
     test: Split
+    superclasses: Sequence[str] = ()
+    superclass_of: Sequence[int] = ()
 
     @property
     def n_classes(self) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
+from engramlib.lab.datasets._folders import folders as search_folders
+from engramlib.lab.datasets._folders import writable
 from engramlib.lab.datasets.image_data import DatasetUnavailable, ImageData, Split
 
 VAL = 5000
@@ -22,7 +23,7 @@ def mnist(root: str | Path | None = None) -> ImageData:
     """
     from torchvision.datasets import MNIST
 
-    folders = _folders(root)
+    folders = search_folders(root)
     for folder in folders:
         try:
             return _image_data(MNIST(folder, train=True), MNIST(folder, train=False))
@@ -34,7 +35,7 @@ def mnist(root: str | Path | None = None) -> ImageData:
                 f"MNIST in {raw} cannot be read ({error}). Delete the four *-ubyte files there and try again."
             ) from error
 
-    target = next((f for f in folders if _writable(f)), None)
+    target = next((f for f in folders if writable(f)), None)
     tried = " and ".join(str(f / "MNIST" / "raw") for f in folders)
     if target is None:
         raise DatasetUnavailable(
@@ -48,20 +49,6 @@ def mnist(root: str | Path | None = None) -> ImageData:
             f"*-ubyte files (or .gz) into {target / 'MNIST' / 'raw'}, or set ENGRAM_DATA to the folder that holds "
             "MNIST/raw."
         ) from error
-
-
-def _folders(root: str | Path | None) -> list[Path]:
-    if root is not None:
-        return [Path(root).expanduser()]
-    named = os.environ.get("ENGRAM_DATA")
-    cache = Path("~/.cache/engramlib").expanduser()
-    return [Path(named).expanduser(), cache] if named else [cache]
-
-
-def _writable(folder: Path) -> bool:
-    """Whether `folder` is, or could be made, a place to write to."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def _image_data(train, test) -> ImageData:
