@@ -1,0 +1,146 @@
+"""What every method is given: the model, the data, which classes go, and how much may be computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from engramlib.lab.datasets import ImageData, Split
+
+T = TypeVar("T")
+
+
+class _Memo:
+    """Results that several settings share, with the seconds that the first one paid."""
+
+    def __init__(self) -> None:
+        self.results: dict[Hashable, tuple[object, float]] = {}
+        self.saved = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """`model` was trained on `data` and should forget the classes `forget`.
+
+    `seed` fixes every random choice of a method. `epochs`: gradient methods make that many passes over the part of the
+    training images that they use (kept, forgotten or both), in batches of about `batch_size`.
+    `fresh(seed)` makes an untrained network of the same architecture and `training` holds the arguments of
+    `train_classifier` (epochs, lr, batch_size, ...); only `retrain` needs the two.
+    `rcond` is the cut of the engram methods (see `el.extract`); the paper has 1e-6. Pooled features of a convolutional
+    network have one very large eigenvalue, so a cut of 1e-3 would remove what tells the classes apart.
+    `mixed`: bfloat16 arithmetic and channels-last images in the gradient methods and in scoring, about twice as fast
+    for convolutions on a recent CPU. Second moments are always summed from full precision.
+    Everything runs on the device of the model's parameters.
+
+    Raises `ValueError` for classes that the data do not have, or if no class would be kept.
+    """
+
+    model: nn.Module
+    data: ImageData
+    forget: tuple[int, ...]
+    seed: int = 0
+    epochs: int = 2
+    batch_size: int = 64
+    fresh: Callable[[int], nn.Module] | None = None
+    training: Mapping[str, object] = field(default_factory=dict)
+    rcond: float = 1e-4
+    mixed: bool = False
+    _memo: _Memo = field(default_factory=_Memo, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.forget, int):
+            raise ValueError(f"Problem: forget is a tuple of classes; write forget=({self.forget},).")
+        object.__setattr__(self, "forget", tuple(sorted({int(c) for c in self.forget})))
+        if not self.forget or any(not 0 <= c < self.data.n_classes for c in self.forget):
+            raise ValueError(
+                f"Problem: forget={self.forget}, but {self.data.name} has the classes 0 to {self.data.n_classes - 1}."
+            )
+        if len(self.forget) == self.data.n_classes:
+            raise ValueError("Problem: forget names every class; at least one must be kept.")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Problem: {name} must be at least 1, got {getattr(self, name)}.")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The classes that stay."""
+        return tuple(c for c in range(self.data.n_classes) if c not in self.forget)
+
+    def is_forget(self, y: Tensor) -> Tensor:
+        """For each label, whether its class is to go."""
+        return torch.isin(y, torch.tensor(self.forget, device=y.device))
+
+    def forget_split(self, name: str | Split) -> Split:
+        """The images of a split whose class is to go."""
+        part = self.data.split(name)
+        return part.where(self.is_forget(part.y))
+
+    def keep_split(self, name: str | Split) -> Split:
+        """The images of a split whose class stays."""
+        part = self.data.split(name)
+        return part.where(~self.is_forget(part.y))
+
+    def rows(self, which: str) -> Tensor:
+        """Row numbers of the training images: "forget", "keep" or "all". Rows, so that no image is copied."""
+        gone = self.is_forget(self.data.train.y)
+        chosen = {"forget": gone, "keep": ~gone, "all": torch.ones_like(gone)}[which]
+        return chosen.nonzero().squeeze(1).cpu()
+
+    def generator(self, stream: int = 0) -> torch.Generator:
+        """A random generator on the CPU, fixed by `seed`; another `stream`, other numbers."""
+        return torch.Generator().manual_seed(8 * self.seed + stream)
+
+    def batches(self, rows: Tensor, passes: int, *, stream: int = 0) -> Iterator[Tensor]:
+        """`rows` in a new random order for each pass, in batches of nearly equal size: BatchNorm minds a batch of one.
+
+        `self.steps(rows)` batches a pass, none larger than `batch_size`.
+        """
+        generator = self.generator(stream)
+        for _ in range(passes):
+            order = rows[torch.randperm(len(rows), generator=generator)]
+            yield from order.tensor_split(self.steps(rows))
+
+    def steps(self, rows: Tensor) -> int:
+        """Number of batches in a pass over `rows`."""
+        return -(-len(rows) // self.batch_size)
+
+    def precision(self) -> AbstractContextManager:
+        """The arithmetic of a forward pass: bfloat16 if `mixed`."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
+
+    @torch.no_grad()
+    def logits(self, model: nn.Module, x: Tensor, *, batch_size: int = 1024) -> Tensor:
+        """The outputs of a model in evaluation mode, float32 on the CPU. `model` is left in that mode."""
+        model.eval()
+        with self.precision():
+            return torch.cat([model(part.to(self.device)).float().cpu() for part in x.split(batch_size)])
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """`compute()` the first time, its result from then on: what the settings of a method share.
+
+        `tune` adds the seconds that were saved to a setting's own, so that each row says what the setting costs alone.
+        Do not nest: the inner result would be charged once only.
+        """
+        if key in self._memo.results:
+            result, seconds = self._memo.results[key]
+            self._memo.saved += seconds
+            return result
+        started = time.perf_counter()
+        result = compute()
+        self._memo.results[key] = (result, time.perf_counter() - started)
+        return result
+
+    @property
+    def saved_seconds(self) -> float:
+        """What `once` has saved so far."""
+        return self._memo.saved

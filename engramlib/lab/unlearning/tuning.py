@@ -1,0 +1,138 @@
+"""Choosing settings on the validation images, with the same budget for every method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from engramlib._progress import track
+from engramlib.lab.unlearning.method import Method, Settings
+from engramlib.lab.unlearning.problem import Problem
+from engramlib.lab.unlearning.registry import METHODS
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What `tune` or `apply` found. Accuracies are of the validation images.
+
+    `tried`: one row a setting, in the order of the grid: the settings themselves, then `acc_forget`, `acc_keep`,
+    `score`, `seconds` (what this setting costs alone, everything shared included) and `error` (None, or why the model
+    broke). `seconds_per_run` is that of the chosen setting; `seconds` is what all of it took.
+    """
+
+    method: str
+    label: str
+    settings: Mapping[str, object]
+    model: nn.Module = field(repr=False)
+    score: float
+    acc_forget: float
+    acc_keep: float
+    seconds_per_run: float
+    seconds: float
+    tried: tuple[Row, ...] = field(repr=False)
+
+
+def accuracies(problem: Problem, model: nn.Module, split: str = "val") -> tuple[float, float]:
+    """(share of right answers on the images of the forgotten classes, and on those of all others), for one split.
+
+    Raises `FloatingPointError` if the model answers with something that is no number.
+    """
+    part = problem.data.split(split)
+    logits = problem.logits(model, part.x)
+    if not torch.isfinite(logits).all():
+        raise FloatingPointError(f"the outputs on {split} are not finite.")
+    right, gone = logits.argmax(1) == part.y.cpu(), problem.is_forget(part.y.cpu())
+    return float(right[gone].double().mean()), float(right[~gone].double().mean())
+
+
+def score(problem: Problem, acc_forget: float, acc_keep: float) -> float:
+    """(1 - acc_forget) (1 - |acc_keep - acc_keep of the original|) on the validation images; 1 is best.
+
+    Both factors are ToW's, with the original in place of a retrained model, which nobody has when they unlearn.
+    """
+    before = problem.once("accuracies of the original", lambda: _of_the_original(problem))
+    return (1 - acc_forget) * (1 - abs(acc_keep - before[1]))
+
+
+def tune(method: Method | str, problem: Problem, *, grid: Sequence[Settings] | None = None) -> Tuned:
+    """Run a method with every setting of its grid and keep the model with the best validation score.
+
+    A setting that breaks the model (a weight, loss or output that is no number) scores 0 and is recorded in `tried`;
+    wrong arguments are raised. The first of equal scores wins. `grid` replaces the method's own.
+    Cost: the whole grid; one copy of the model is kept.
+
+    Raises `FloatingPointError` if every setting broke the model.
+    """
+    method = _method(method)
+    started = time.perf_counter()
+    best: tuple[float, Row, Settings, nn.Module] | None = None
+    tried = []
+    settings_tried = method.grid if grid is None else tuple(grid)
+    if not settings_tried:
+        raise ValueError("tune: the grid is empty.")
+    for settings in track(settings_tried, desc=f"tuning {method.label}", total=len(settings_tried)):
+        row, model = _try(method, problem, settings)
+        tried.append(row)
+        if model is not None and (best is None or row["score"] > best[0]):
+            best = (row["score"], row, settings, model)
+    if best is None:
+        raise FloatingPointError(f"{method.name}: every setting broke the model; the first: {tried[0]['error']}")
+    _, row, settings, model = best
+    return Tuned(
+        method=method.name,
+        label=method.label,
+        settings=dict(settings),
+        model=model,
+        score=row["score"],
+        acc_forget=row["acc_forget"],
+        acc_keep=row["acc_keep"],
+        seconds_per_run=row["seconds"],
+        seconds=time.perf_counter() - started,
+        tried=tuple(tried),
+    )
+
+
+def apply(method: Method | str, problem: Problem, settings: Settings) -> Tuned:
+    """Run a method with settings that were chosen before, on another seed for instance.
+
+    Raises `FloatingPointError` if they break the model.
+    """
+    return tune(method, problem, grid=(settings,))
+
+
+def _try(method: Method, problem: Problem, settings: Settings) -> tuple[Row, nn.Module | None]:
+    started, saved = time.perf_counter(), problem.saved_seconds
+    row, model = dict(settings), None
+    try:
+        model = method.run(problem, **settings)
+        row |= {"seconds": time.perf_counter() - started + problem.saved_seconds - saved}
+        forget, keep = accuracies(problem, model)
+        row |= {"acc_forget": forget, "acc_keep": keep, "score": score(problem, forget, keep), "error": None}
+    except (ArithmeticError, torch.linalg.LinAlgError) as error:
+        row = {"seconds": time.perf_counter() - started + problem.saved_seconds - saved} | row
+        row |= {"acc_forget": None, "acc_keep": None, "score": 0.0, "error": str(error)}
+        model = None
+    return row, model
+
+
+def _of_the_original(problem: Problem) -> tuple[float, float]:
+    training = {module: module.training for module in problem.model.modules()}
+    try:
+        return accuracies(problem, problem.model)
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _method(method: Method | str) -> Method:
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise ValueError(f"no unlearning method {method!r}; choose from {', '.join(METHODS)}.")
+    return METHODS[method]
