@@ -1,12 +1,35 @@
 """Image data sets as plain tensors, one file a data set.
 
-To add one: write a function that returns an `ImageData`, raise `DatasetUnavailable` where it cannot be had,
-and export it here.
+To add one: write a function that returns an `ImageData` (or an `AttributeData`), raise `DatasetUnavailable` where it
+cannot be had, and export it here. Generated on the spot: `digits` (real, comes with scikit-learn), `shapes`, `faces`.
+From a folder or the network: `mnist`, `cifar10`, `cifar100`. From a folder only: `celeba`, `imagenet`.
 """
 
+from engramlib.lab.datasets.attribute_data import AttributeData, AttributeSplit
+from engramlib.lab.datasets.celeba import celeba
 from engramlib.lab.datasets.cifar import cifar10, cifar100
 from engramlib.lab.datasets.digits import digits
+from engramlib.lab.datasets.faces import FaceData, faces
 from engramlib.lab.datasets.image_data import DatasetUnavailable, ImageData, Split
+from engramlib.lab.datasets.imagenet import LazyImageData, LazySplit, imagenet
 from engramlib.lab.datasets.mnist import mnist
+from engramlib.lab.datasets.shapes import shapes
 
-__all__ = ["DatasetUnavailable", "ImageData", "Split", "cifar10", "cifar100", "digits", "mnist"]
+__all__ = [
+    "AttributeData",
+    "AttributeSplit",
+    "DatasetUnavailable",
+    "FaceData",
+    "ImageData",
+    "LazyImageData",
+    "LazySplit",
+    "Split",
+    "celeba",
+    "cifar10",
+    "cifar100",
+    "digits",
+    "faces",
+    "imagenet",
+    "mnist",
+    "shapes",
+]
