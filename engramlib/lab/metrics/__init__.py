@@ -1,0 +1,28 @@
+"""What unlearning did: accuracies, representations, what is left behind, privacy, cost. One file a family.
+
+Every function leaves the model's weights, its mode and torch's random state as they were.
+"""
+
+from engramlib.lab.metrics.accuracy import ToW, erased_and_kept, tow
+from engramlib.lab.metrics.cost import Timer, flops, timed
+from engramlib.lab.metrics.membership import membership_auc
+from engramlib.lab.metrics.representation import clustering, features, linear_cka, separability
+from engramlib.lab.metrics.residue import Probe, Relearned, probe, relearn
+
+__all__ = [
+    "Probe",
+    "Relearned",
+    "Timer",
+    "ToW",
+    "clustering",
+    "erased_and_kept",
+    "features",
+    "flops",
+    "linear_cka",
+    "membership_auc",
+    "probe",
+    "relearn",
+    "separability",
+    "timed",
+    "tow",
+]
