@@ -1,31 +1,38 @@
-"""CIFAR-10: networks trained once and kept, then erased, compared and doubted (chapters 08 and 09).
+"""CIFAR-10: residual networks trained once and kept, then erased, compared and doubted (chapters 08 and 09).
 
-    python -m engramlib.lab.studies.cifar train --network resnet10 --seeds 3     # background: hours on two cores
+    python -m engramlib.lab.studies.cifar train  --network resnet10     # in the background: hours on two cores
+    python -m engramlib.lab.studies.cifar record --network resnet10     # data/runs/cifar10-resnet10.json
 
-Training writes a checkpoint after every epoch to `checkpoints()`; the other commands only read them.
+Training writes a checkpoint after every epoch, recording a part after every seed and study: both resume.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from engramlib.lab import models, training
+import engramlib as el
+from engramlib.lab import metrics, models, runs, training, unlearning
 from engramlib.lab.datasets import ImageData, cifar10
+from engramlib.lab.runs import Row
 from engramlib.lab.training import PHOTOS, Recipe
+from engramlib.lab.unlearning.engrams import LAYERS, refit_statistics
 
 FORGET = 0  # airplane: the paper's Table 2
+RCOND = 1e-6  # the paper's
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is trained, and how. `blocks` a stage; two blocks and these widths doubled are ResNet-18."""
+    """What is trained, and how. `seen`: training images a class that the edits and the baselines may use."""
 
     name: str
     widths: tuple[int, ...]
@@ -35,18 +42,21 @@ class Network:
     batch_size: int = 128
     weight_decay: float = 5e-4
     recipe: Recipe = PHOTOS
+    seen: int = 1000
 
     def fresh(self, seed: int) -> models.ResNet:
         return models.resnet(self.widths, self.blocks, seed=seed)
-
-    def settings(self) -> dict:
-        return asdict(self)
 
 
 NETWORKS = {
     "resnet10": Network("resnet10", (32, 64, 128, 256), 1, epochs=8),
     "resnet18": Network("resnet18", (64, 128, 256, 512), 2, epochs=8),
 }
+PAIRS = ((1.0, 0.6), (1.0, 1.0), (1.0, 1.5), (3.0, 1.5), (3.0, 2.0), (3.0, 3.0), (10.0, 2.0), (10.0, 4.0))  # (λ, α)
+STUDIES = {"resnet10": ("base", "heatmap", "frontier", "unlearning"), "resnet18": ("base", "heatmap")}
+
+
+# ---------------------------------------------------------------------------------------------------- training
 
 
 def checkpoints() -> Path:
@@ -80,15 +90,231 @@ def trained(
     return model, history
 
 
+# ----------------------------------------------------------------------------------------------------- studies
+
+
+def base(network: Network, data: ImageData, seed: int) -> list[Row]:
+    """Accuracy of the trained and, where there is one, of the retrained network, class by class."""
+    rows = []
+    for without in (None, FORGET):
+        if without is not None and "unlearning" not in STUDIES[network.name]:
+            continue
+        model, history = trained(network, data, seed, without=without)
+        problem = _problem(network, data, model, seed)
+        facts = {"study": "base", "seed": seed, "without": without, "training_s": history.seconds}
+        for tested, value in enumerate(_class_accuracy(problem, model)):
+            rows.append({**facts, "split": "test", "tested": tested, "accuracy": value})
+    return rows
+
+
+def heatmap(network: Network, data: ImageData, seed: int) -> list[Row]:
+    """Each class erased in turn, from all layers: as the paper has it, and with BatchNorm's statistics refitted.
+
+    Rows as in `studies.mlp`: `erased`, `tested`, `before`, `after`; `edit` names how. "chosen": the (α, λ) that
+    `deep` chose for `FORGET`, used for every class, statistics refitted.
+    """
+    model, _ = trained(network, data, seed)
+    problem = _problem(network, data, model, seed)
+    before = _class_accuracy(problem, model)
+    moments = _moments(problem)
+    total = sum(moments.values())
+    plain = el.extract_all(model, moments, rcond=RCOND)
+    chosen = deep(problem) if "unlearning" in STUDIES[network.name] else None
+    rows: list[Row] = []
+    for erased, engram in plain.items():
+        one = replace(problem, forget=(erased,))
+        edits = {"plain": el.ablate(model, engram), "plain, refitted": refit_statistics(one, el.ablate(model, engram))}
+        used = dict.fromkeys(edits, (1.0, 1.0))
+        if chosen is not None:
+            how = {"specificity": chosen["specificity"], "rcond": RCOND}
+            stronger = el.extract(model, moments[erased], total - moments[erased], **how)
+            used["chosen"] = (chosen["specificity"], chosen["alpha"])
+            edits["chosen"] = refit_statistics(one, el.ablate(model, stronger, chosen["alpha"]))
+        for edit, edited in edits.items():
+            after = _class_accuracy(problem, edited)
+            facts = {"study": "heatmap", "seed": seed, "split": "test", "edit": edit, "erased": erased}
+            facts |= dict(zip(("lam", "alpha"), used[edit], strict=True))
+            rows += [
+                {**facts, "tested": c, "before": b, "after": a}
+                for c, (b, a) in enumerate(zip(before, after, strict=True))
+            ]
+    return rows
+
+
+def frontier(network: Network, data: ImageData, seed: int) -> list[Row]:
+    """Erased against kept accuracy against what a probe still reads, over λ, α, the layers and BatchNorm's statistics.
+
+    On a part of the images: 200 validation and 400 test images a class; 300 a class for statistics and probe.
+    """
+    model, _ = trained(network, data, seed)
+    moments = _moments(_problem(network, data, model, seed))
+    rest = sum(m for c, m in moments.items() if c != FORGET)
+    small = replace(data, val=data.val.sample(200), test=data.test.sample(400))
+    problem = _problem(replace(network, seen=min(network.seen, 300)), small, model, seed)
+    rows: list[Row] = []
+    engrams = {
+        lam: el.extract(model, moments[FORGET], rest, specificity=lam, rcond=RCOND) for lam in {lam for lam, _ in PAIRS}
+    }
+    for lam, alpha in PAIRS:
+        names = list(engrams[lam])
+        for layers, share in LAYERS.items():
+            part = el.Engram({name: engrams[lam][name] for name in names[-math.ceil(share * len(names)) :]})
+            for refit in (False, True):
+                edited = el.ablate(model, part, alpha)
+                if refit:
+                    refit_statistics(problem, edited)
+                facts = {"lam": lam, "alpha": alpha, "layers": layers, "refitted": refit}
+                rows.append({"study": "frontier", "seed": seed, **facts, **_erasure(problem, edited)})
+    return rows
+
+
+def compare(network: Network, data: ImageData, seed: int, settings: dict[str, dict]) -> list[Row]:
+    """Every unlearning method on one network, with settings chosen on the validation images of seed 0.
+
+    `settings`: method -> settings, filled on the first call (seed 0) by tuning; later calls apply them.
+    """
+    model, _ = trained(network, data, seed)
+    retrained, history = trained(network, data, seed, without=FORGET)
+    problem = _problem(network, data, model, seed)
+    before = metrics.erased_and_kept(model, data, problem.forget)[0]
+    reference = {
+        name: metrics.features(m, data.test.x) for name, m in (("cka_original", model), ("cka_retrained", retrained))
+    }
+    rows: list[Row] = []
+    for name, edited, facts in _methods(problem, model, retrained, history, settings):
+        seen = metrics.features(edited, data.test.x) if hasattr(edited, "features") else None
+        gone = problem.is_forget(data.test.y)
+        with problem.precision():
+            tow = metrics.tow(edited, retrained, problem.data, problem.forget)
+            relearned = metrics.relearn(edited, data, problem.forget, before=before)
+            privacy = metrics.membership_auc(edited, problem.data, problem.forget)
+        rows.append(
+            {
+                "study": "unlearning",
+                "seed": seed,
+                "method": name,
+                **facts,
+                **_erasure(problem, edited),
+                "tow": tow.value,
+                "tow_forget": tow.forget,
+                "tow_retain": tow.retain,
+                "tow_test": tow.test,
+                "relearn_needed": relearned.needed,
+                "relearn_limit": 200,
+                "membership_auc": privacy,
+                "separability": metrics.separability(seen[:4000], gone[:4000]),
+                "clustering": metrics.clustering(seen[:4000], data.test.y[:4000]),
+                **{key: metrics.linear_cka(seen, other) for key, other in reference.items()},
+            }
+        )
+    return rows
+
+
+def deep(problem: unlearning.Problem) -> dict:
+    """The (α, λ) for all layers, statistics refitted, with the best validation score on the grid of `engram_bn`."""
+    grid = [g for g in unlearning.METHODS["engram_bn"].grid if g["layers"] == "all"]
+    return dict(unlearning.tune("engram_bn", problem, grid=grid).settings)
+
+
+def _methods(
+    problem: unlearning.Problem, model: nn.Module, retrained: nn.Module, history: training.History, settings: dict
+) -> Iterator[tuple[str, nn.Module, Row]]:
+    """(name, edited model, facts) for the original, the retrained reference, every method, and the deep engram."""
+    yield "original", model, {"settings": "", "seconds": 0.0}
+    yield "retrain", retrained, {"settings": "", "seconds": history.seconds}
+    deep_grid = [g for g in unlearning.METHODS["engram_bn"].grid if g["layers"] == "all"]
+    grids = {name: method.grid for name, method in unlearning.METHODS.items() if name != "retrain"}
+    for name, grid in {**grids, "engram_bn_all": deep_grid}.items():
+        method = "engram_bn" if name == "engram_bn_all" else name
+        tries = [settings[name]] if name in settings else grid
+        tuned = unlearning.tune(method, problem, grid=tries)
+        settings.setdefault(name, dict(tuned.settings))
+        text = ", ".join(f"{key}={value}" for key, value in tuned.settings.items())
+        yield name, tuned.model, {"settings": text, "seconds": tuned.seconds_per_run}
+
+
+def _erasure(problem: unlearning.Problem, edited: nn.Module) -> Row:
+    """Accuracies on validation and test images, and what a probe still reads."""
+    with problem.precision():
+        found = metrics.probe(edited, problem.data, problem.forget, per_class=300)
+    accuracies = {split: unlearning.accuracies(problem, edited, split) for split in ("val", "test")}
+    named = {
+        f"{split}_{what}": v
+        for split, pair in accuracies.items()
+        for what, v in zip(("erased", "kept"), pair, strict=True)
+    }
+    return {**named, "probe_erased": found.erased, "probe_kept": found.kept, "probe_auc": found.auc}
+
+
+def _problem(network: Network, data: ImageData, model: nn.Module, seed: int) -> unlearning.Problem:
+    """Forget airplanes, with `network.seen` training images a class, one pass over them, in bfloat16."""
+    some = replace(data, train=data.train.sample(network.seen))
+    return unlearning.Problem(model, some, (FORGET,), seed=seed, epochs=1, rcond=RCOND, mixed=network.recipe.mixed)
+
+
+def _moments(problem: unlearning.Problem) -> dict[int, el.Moments]:
+    return el.collect_by_concept(problem.model, problem.data.batches("train", 128), lambda batch: batch[1])
+
+
+def _class_accuracy(problem: unlearning.Problem, model: nn.Module) -> list[float]:
+    """Accuracy on the test images of each class."""
+    y: Tensor = problem.data.test.y
+    right = (problem.logits(model, problem.data.test.x).argmax(1) == y.cpu()).double()
+    return [float(right[y.cpu() == c].mean()) for c in range(problem.data.n_classes)]
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
+def record(network: Network, data: ImageData, *, seeds: int, overwrite: bool, restart: bool) -> None:
+    """Write `data/runs/cifar10-<network>.json`, study by study; resumes where it was cut off."""
+    run = runs.record(
+        f"cifar10-{network.name}",
+        config={"network": asdict(network), "forget": FORGET, "rcond": RCOND},
+        seeds=range(seeds),
+        data=data,
+        overwrite=overwrite,
+        restart=restart,
+    )
+    with run as recording:
+        for study in STUDIES[network.name]:
+            for seed in recording.seeds:
+                if recording.done(study=study, seed=seed):
+                    continue
+                if study == "unlearning":
+                    rows = compare(network, data, seed, _chosen(recording.rows))
+                else:
+                    rows = {"base": base, "heatmap": heatmap, "frontier": frontier}[study](network, data, seed)
+                recording.add(rows, study=study, seed=seed)
+
+
+def _chosen(rows: Sequence[Row]) -> dict[str, dict]:
+    """The settings that seed 0 chose, out of its rows; empty before."""
+    said = {row["method"]: row["settings"] for row in runs.select(rows, {"study": "unlearning", "seed": 0})}
+    pairs = {name: [item.split("=") for item in text.split(", ") if item] for name, text in said.items()}
+    return {name: {key: _number(value) for key, value in items} for name, items in pairs.items()}
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m engramlib.lab.studies.cifar", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["train"])
+    parser.add_argument("command", choices=["train", "record"])
     parser.add_argument("--network", choices=NETWORKS, default="resnet10")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--base-only", action="store_true", help="do not train the networks without the forget class")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished recorded run")
+    parser.add_argument("--restart", action="store_true", help="do not resume a recording that was cut off")
     args = parser.parse_args(argv)
-    data = cifar10()
-    network = NETWORKS[args.network]
+    data, network = cifar10(), NETWORKS[args.network]
+    if args.command == "record":
+        record(network, data, seeds=args.seeds, overwrite=args.overwrite, restart=args.restart)
+        return 0
     for seed in range(args.seeds):
         for without in (None,) if args.base_only else (None, FORGET):
             _, history = trained(network, data, seed, without=without)
@@ -97,4 +323,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads()))
     raise SystemExit(main())

@@ -1,0 +1,88 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engramlib.lab import runs, unlearning
+from engramlib.lab.datasets import ImageData, shapes
+from engramlib.lab.studies import cifar
+from engramlib.lab.studies.mlp import effects, matrix
+
+TINY = cifar.Network("tiny", (8, 16), 1, epochs=3, lr=0.05, batch_size=64, seen=30)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return shapes(per_class=60)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, data):
+    """The whole recording, with four methods, on a network that is trained in a second."""
+    folder = tmp_path_factory.mktemp("runs")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ENGRAM_CHECKPOINTS", str(folder / "checkpoints"))
+    patch.setitem(cifar.STUDIES, "tiny", cifar.STUDIES["resnet10"])
+    few = {name: unlearning.METHODS[name] for name in ("retrain", "logit_mask", "leace", "salun", "engram_bn")}
+    few["salun"] = replace(few["salun"], grid=few["salun"].grid[:1])
+    patch.setattr(unlearning, "METHODS", few)
+    patch.setattr(unlearning.tuning, "METHODS", few)
+    patch.setattr(runs, "_folder", lambda given: folder)
+    cifar.record(TINY, data, seeds=2, overwrite=False, restart=False)
+    patch.undo()
+    return folder
+
+
+def test_every_study_of_every_seed_is_there(recorded):
+    run = runs.load("cifar10-tiny", folder=recorded)
+    assert {(r["study"], r["seed"]) for r in run.rows} == {
+        (study, seed) for study in ("base", "heatmap", "frontier", "unlearning") for seed in (0, 1)
+    }
+    assert run.provenance["config"]["network"]["widths"] == [8, 16]
+    retrained = run.where(study="base", without=0, tested=0)
+    assert [row["accuracy"] for row in retrained] == [0, 0]  # a class that was never trained on is never answered
+
+
+def test_heatmap_rows_read_as_those_of_the_mlp(recorded):
+    run = runs.load("cifar10-tiny", folder=recorded)
+    for edit in ("plain", "plain, refitted", "chosen"):
+        rows = run.where(study="heatmap", edit=edit)
+        assert len(rows) == 200 and not matrix(rows, 10).isnan().any()
+        for line in effects(rows, by=("edit",)):
+            assert line["erased"] < 0.2
+    base = {(r["seed"], r["tested"]): r["accuracy"] for r in run.where(study="base", without=None)}
+    assert all(r["before"] == base[r["seed"], r["tested"]] for r in run.where(study="heatmap"))
+
+
+def test_settings_chosen_on_seed_0_are_used_on_seed_1(recorded):
+    run = runs.load("cifar10-tiny", folder=recorded)
+    said = [{r["method"]: r["settings"] for r in run.where(study="unlearning", seed=seed)} for seed in (0, 1)]
+    assert said[0] == said[1] and "alpha=" in said[0]["engram_bn_all"] and said[0]["logit_mask"] == ""
+    assert cifar._chosen(run.rows)["engram_bn_all"]["layers"] == "all"
+    rows = {r["method"]: r for r in run.where(study="unlearning", seed=0)}
+    assert rows["original"]["relearn_needed"] == 0 and rows["original"]["cka_original"] == pytest.approx(1, abs=1e-4)
+    assert rows["retrain"]["tow"] == 1 and rows["retrain"]["cka_retrained"] == pytest.approx(1, abs=1e-4)
+    assert rows["logit_mask"]["test_erased"] == 0
+    assert rows["logit_mask"]["probe_erased"] == rows["original"]["probe_erased"]  # it only masks
+
+
+def test_frontier_covers_the_grid(recorded):
+    rows = runs.load("cifar10-tiny", folder=recorded).where(study="frontier", seed=0)
+    assert (
+        len(rows) == len(cifar.PAIRS) * 3 * 2 == len({(r["lam"], r["alpha"], r["layers"], r["refitted"]) for r in rows})
+    )
+    assert all(0 <= r["probe_erased"] <= 1 for r in rows)
+
+
+def test_networks_are_trained_once(recorded, data, monkeypatch):
+    monkeypatch.setenv("ENGRAM_CHECKPOINTS", str(recorded / "checkpoints"))
+    first, history = cifar.trained(TINY, data, 0)
+    again, same = cifar.trained(TINY, data, 0)
+    assert history == same and len(history.loss) == 3
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+    with pytest.raises(ValueError, match="other arguments"):
+        cifar.trained(replace(TINY, lr=0.06), data, 0)
+
+
+def test_networks_are_the_ones_the_book_names():
+    assert sum(p.numel() for p in cifar.NETWORKS["resnet18"].fresh(0).parameters()) == 11_173_962
