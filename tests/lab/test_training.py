@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from engramlib.lab import training
 from engramlib.lab.datasets import ImageData, Split, digits
-from engramlib.lab.models import mlp
+from engramlib.lab.models import mlp, resnet
 from engramlib.lab.training import accuracy, class_accuracy, predict, train_classifier
 
 HOW = {"lr": 2e-3, "batch_size": 64}
@@ -67,3 +68,80 @@ def test_bad_input_is_named():
     broken = ImageData("bad", data.classes, data.image_shape, bad, bad, bad)
     with pytest.raises(FloatingPointError, match="epoch 1.*lr"):
         train_classifier(mlp([64, 10]), broken, epochs=2, seed=0, **HOW)
+
+
+# ------------------------------------------------------------------------------------- recipes and checkpoints
+
+PHOTOS = {"epochs": 3, "lr": 0.05, "batch_size": 64, "seed": 1, "recipe": training.PHOTOS}
+
+
+def small():
+    return resnet((4, 8), in_channels=1)
+
+
+def test_a_run_that_was_cut_off_ends_like_one_that_was_not(tmp_path, monkeypatch):
+    data, whole, file = digits(), small(), tmp_path / "deep" / "a.pt"
+    history = train_classifier(whole, data, **PHOTOS)
+
+    class CutOff(Exception):
+        pass
+
+    write = training._Checkpoint.write
+
+    def write_then_stop(self):
+        write(self)
+        if len(self.history.loss) == 2:
+            raise CutOff
+
+    monkeypatch.setattr(training._Checkpoint, "write", write_then_stop)
+    with pytest.raises(CutOff):
+        train_classifier(small(), data, checkpoint=file, **PHOTOS)
+    monkeypatch.setattr(training._Checkpoint, "write", write)
+    resumed = small()
+    after = train_classifier(resumed, data, checkpoint=file, **PHOTOS)
+    assert after.loss == history.loss and after.val_accuracy == history.val_accuracy
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+    again = small()
+    assert train_classifier(again, data, checkpoint=file, **PHOTOS) == after and not again.training
+
+
+def test_a_checkpoint_of_other_arguments_is_refused(tmp_path):
+    file = tmp_path / "a.pt"
+    train_classifier(small(), digits(), checkpoint=file, **{**PHOTOS, "epochs": 1})
+    with pytest.raises(ValueError, match="other arguments.*Delete it"):
+        train_classifier(small(), digits(), checkpoint=file, **PHOTOS)
+
+
+def test_recipes_learn_and_differ():
+    data = digits()
+    losses = {}
+    for recipe in (training.Recipe(schedule="onecycle"), training.Recipe("sgd", label_smoothing=0.1), training.PHOTOS):
+        history = train_classifier(small(), data, **{**PHOTOS, "lr": 0.02, "recipe": recipe})
+        assert history.loss[-1] < history.loss[0]
+        losses[recipe] = tuple(history.loss)
+    assert len(set(losses.values())) == 3
+
+
+def test_recipe_names_what_is_wrong():
+    with pytest.raises(ValueError, match="optimiser must be one of"):
+        training.Recipe("lbfgs")
+    with pytest.raises(ValueError, match="label_smoothing"):
+        training.Recipe(label_smoothing=1.0)
+
+
+def test_flip_and_shift_moves_each_image_and_nothing_else():
+    x = torch.arange(1.0, 1 + 64 * 3 * 16 * 16).reshape(64, 3, 16, 16)
+    moved = training.flip_and_shift(x, torch.Generator().manual_seed(0))
+    assert moved.shape == x.shape
+    mirrored = 0
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2))
+    for i in range(64):
+        windows = padded[i].unfold(1, 16, 1).unfold(2, 16, 1).permute(1, 2, 0, 3, 4).reshape(25, -1)
+        straight = (windows == moved[i].flatten()).all(1).any()
+        flipped = (windows == moved[i].flip(2).flatten()).all(1).any()
+        assert straight != flipped
+        mirrored += int(flipped)
+    assert 16 < mirrored < 48
+    assert torch.equal(moved, training.flip_and_shift(x, torch.Generator().manual_seed(0)))
