@@ -112,6 +112,27 @@ def test_cka_by_hand_and_its_invariances():
         metrics.linear_cka(torch.ones(4, 2), b)
 
 
+def test_unbiased_cka_against_the_dense_formula():
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(30, d, generator=g, dtype=torch.double) for d in (6, 4))
+    y = y + x[:, :4]
+
+    def hsic(a, b):
+        k, m = a @ a.T, b @ b.T
+        k.fill_diagonal_(0), m.fill_diagonal_(0)
+        n, one = len(a), torch.ones(len(a), dtype=torch.double)
+        shared = k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ m @ one)
+        return ((k @ m).trace() + shared) / (n * (n - 3))
+
+    dense = float(hsic(x, y) / (hsic(x, x) * hsic(y, y)).sqrt())
+    assert math.isclose(metrics.linear_cka(x, y, unbiased=True), dense, rel_tol=1e-9)
+    wide = [[torch.randn(50, 100, generator=g) for _ in "ab"] for _ in range(20)]
+    assert abs(sum(metrics.linear_cka(a, b, unbiased=True) for a, b in wide) / 20) < 0.03
+    assert min(metrics.linear_cka(a, b) for a, b in wide) > 0.3  # the bias that it takes away
+    with pytest.raises(ValueError, match="at least 4"):
+        metrics.linear_cka(x[:3], y[:3], unbiased=True)
+
+
 def test_separability_and_clustering_range_from_chance_to_one():
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(3).repeat(60)
@@ -147,6 +168,25 @@ def test_a_probe_on_nothing_reads_nothing(data):
     assert found.erased < 0.3 and found.kept < 0.3 and abs(found.auc - 0.5) < 0.15
     pixels = metrics.probe(Noise(), data, (3,), on_pixels=True)
     assert pixels.erased > 0.7
+
+
+def test_few_shots_do_not_mind_how_deep_a_logit_is_buried(model, data):
+    weights, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    open_ = metrics.few_shot(model, data, (3,), ks=(1, 8))
+    for depth in (1.0, 1e4):
+        masked = copy.deepcopy(model)
+        with torch.no_grad():
+            masked.fc.weight[3] = 0
+            masked.fc.bias[3] = -depth
+        assert metrics.few_shot(masked, data, (3,), ks=(1, 8)) == open_
+    assert open_.erased[1] > 0.7 and open_.kept[1] > 0.8 and torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(weights.values(), model.state_dict().values(), strict=True))
+    noise = copy.deepcopy(model)
+    noise.features = lambda x: torch.randn(len(x), 16)
+    assert metrics.few_shot(noise, data, (3,), ks=(8,)).erased[0] < 0.4
+    for wrong in ({"ks": (4, 1)}, {"ks": (0,)}, {"draws": 0}):
+        with pytest.raises(ValueError, match="few_shot"):
+            metrics.few_shot(model, data, (3,), **wrong)
 
 
 def test_relearning_begins_where_the_model_stands(model, masked, data):

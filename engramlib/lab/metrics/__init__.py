@@ -7,9 +7,10 @@ from engramlib.lab.metrics.accuracy import ToW, erased_and_kept, tow
 from engramlib.lab.metrics.cost import Timer, flops, timed
 from engramlib.lab.metrics.membership import membership_auc
 from engramlib.lab.metrics.representation import clustering, features, linear_cka, separability
-from engramlib.lab.metrics.residue import Probe, Relearned, probe, relearn
+from engramlib.lab.metrics.residue import FewShot, Probe, Relearned, few_shot, probe, relearn
 
 __all__ = [
+    "FewShot",
     "Probe",
     "Relearned",
     "Timer",
@@ -17,6 +18,7 @@ __all__ = [
     "clustering",
     "erased_and_kept",
     "features",
+    "few_shot",
     "flops",
     "linear_cka",
     "membership_auc",

@@ -21,22 +21,39 @@ def features(model: nn.Module, x: Tensor, *, batch_size: int = 1024) -> Tensor:
         return torch.cat([model.features(part.to(device)).float().cpu() for part in x.split(batch_size)])
 
 
-def linear_cka(a: Tensor, b: Tensor) -> float:
+def linear_cka(a: Tensor, b: Tensor, *, unbiased: bool = False) -> float:
     """Linear centred kernel alignment of two representations of the same N inputs, in [0, 1].
 
     CKA = ‖Bᵀ A‖²_F / (‖Aᵀ A‖_F ‖Bᵀ B‖_F) with the columns of A (N x p) and B (N x q) centred. 1 for representations
-    that differ by a rotation and a scale; biased upwards where N is not much larger than p and q. Source: Kornblith et
-    al. 2019 (ICML, arXiv:1905.00414); the paper's Figs. 6 and 10, chapter 09. Cost: O(N (p² + pq + q²)).
+    that differ by a rotation and a scale; biased upwards where N is not much larger than p and q. `unbiased` takes that
+    away (Song et al. 2012, JMLR; N >= 4): unrelated representations then have about 0, or a little less. Source:
+    Kornblith et al. 2019 (ICML, arXiv:1905.00414); the paper's Figs. 6 and 10, chapter 09. Cost: O(N (p² + pq + q²)).
 
     Raises `ValueError` for different N, or a representation that is the same for every input.
     """
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
         raise ValueError(f"linear_cka: two matrices with the same rows needed, got {tuple(a.shape)}, {tuple(b.shape)}.")
     a, b = (m.double() - m.double().mean(0) for m in (a, b))
-    scale = torch.linalg.matrix_norm(a.T @ a) * torch.linalg.matrix_norm(b.T @ b)
-    if scale == 0:
+    if unbiased and len(a) < 4:
+        raise ValueError(f"linear_cka: unbiased needs at least 4 inputs, got {len(a)}.")
+    hsic = _unbiased_hsic if unbiased else _hsic
+    scale = hsic(a, a) * hsic(b, b)
+    if scale <= 0:
         raise ValueError("linear_cka: a representation is constant, so its similarity to anything is not defined.")
-    return float(torch.linalg.matrix_norm(b.T @ a) ** 2 / scale)
+    return float(hsic(a, b) / scale.sqrt())
+
+
+def _hsic(a: Tensor, b: Tensor) -> Tensor:
+    return (a.T @ b).square().sum()
+
+
+def _unbiased_hsic(a: Tensor, b: Tensor) -> Tensor:
+    """Of K = AAᵀ and M = BBᵀ with zero diagonals, without forming them: O(Npq)."""
+    n = len(a)
+    k, m = a.square().sum(1), b.square().sum(1)  # the diagonals
+    k1, m1 = a @ a.sum(0) - k, b @ b.sum(0) - m  # the row sums without them
+    trace = (a.T @ b).square().sum() - k @ m
+    return (trace + k1.sum() * m1.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k1 @ m1)) / (n * (n - 3))
 
 
 def separability(x: Tensor, is_forget: Tensor, *, folds: int = 3, seed: int = 0) -> float:

@@ -182,12 +182,13 @@ def compare(network: Network, data: ImageData, seed: int, settings: dict[str, di
     }
     rows: list[Row] = []
     for name, edited, facts in _methods(problem, model, retrained, history, settings):
-        seen = metrics.features(edited, data.test.x) if hasattr(edited, "features") else None
+        seen = metrics.features(edited, data.test.x)
         gone = problem.is_forget(data.test.y)
         with problem.precision():
             tow = metrics.tow(edited, retrained, problem.data, problem.forget)
             relearned = metrics.relearn(edited, data, problem.forget, before=before)
             privacy = metrics.membership_auc(edited, problem.data, problem.forget)
+            few = metrics.few_shot(edited, data, problem.forget, ks=(1, 4, 16))
         rows.append(
             {
                 "study": "unlearning",
@@ -201,6 +202,7 @@ def compare(network: Network, data: ImageData, seed: int, settings: dict[str, di
                 "tow_test": tow.test,
                 "relearn_needed": relearned.needed,
                 "relearn_limit": 200,
+                **{f"few_shot_{k}": a for k, a in zip(few.ks, few.erased, strict=True)},
                 "membership_auc": privacy,
                 "separability": metrics.separability(seen[:4000], gone[:4000]),
                 "clustering": metrics.clustering(seen[:4000], data.test.y[:4000]),
