@@ -1,4 +1,4 @@
-"""Second moments of image patches without making the patches.
+"""Image patches, and their second moments without making the patches.
 
 For stride 1, the block of Σ that pairs kernel offset a with kernel offset b is Σ_p x(p + a) x(p + b)ᵀ: a correlation
 of the image with itself, shifted by b − a. Offsets with the same difference share it, up to strips at the border. So a
@@ -13,10 +13,27 @@ import torch
 from torch import Tensor
 
 
-def worth_it(channels: int, outputs: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int]) -> bool:
-    """Whether the correlations are faster: kernels with something to share, and an inside larger than its border."""
+def worth_it(
+    channels: int, images: int, outputs: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int]
+) -> bool:
+    """Whether the correlations are faster (measured): products wide enough, an inside larger than its border, and so
+    many patches that it matters little that the correlations write Σ several times over."""
     reach = [(k - 1) * step for k, step in zip(kernel, dilation, strict=True)]
-    return channels >= 16 and max(reach) > 0 and all(o >= 2 * r for o, r in zip(outputs, reach, strict=True))
+    inside = max(reach) > 0 and all(o >= 2 * r for o, r in zip(outputs, reach, strict=True))
+    return inside and channels >= 32 and images * outputs[0] * outputs[1] >= max(1024, 2**17 // channels)
+
+
+def patches(x: Tensor, kernel: tuple[int, int], dilation: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """The patches of padded images, (d, n, positions): what unfold gives, with the patches side by side.
+
+    That layout is one copy of a strided view, and a product reads it as it is.
+    """
+    (n, c, height, width), (kh, kw), (dh, dw), (sh, sw) = x.shape, kernel, dilation, stride
+    out_h, out_w = (height - (kh - 1) * dh - 1) // sh + 1, (width - (kw - 1) * dw - 1) // sw + 1
+    image, channel, down, right = x.stride()
+    steps = (channel, down * dh, right * dw, image, down * sh, right * sw)
+    view = x.as_strided((c, kh, kw, n, out_h, out_w), steps)
+    return view.contiguous().view(c * kh * kw, n, out_h * out_w)
 
 
 def patch_moments(x: Tensor, kernel: tuple[int, int], dilation: tuple[int, int], ones: bool) -> Tensor:

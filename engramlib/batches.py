@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engramlib._attention import calling_projections
+
 Batch = Any
 Selector = Callable[[Batch], Tensor]
 
@@ -85,14 +87,16 @@ def labels_of(batch: Batch, rows: Selector | None, concepts: Selector | None, de
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block; every module's own training flag is restored on leaving.
 
-    PyTorch's fused attention skips its layers in evaluation mode, so it is off as well.
+    PyTorch's fused attention skips its layers in evaluation mode, so it is off as well, and attention calls those of
+    its projections that have hooks.
     """
     training = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         model.eval()
-        yield
+        with calling_projections(model):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, flag in training.items():

@@ -39,12 +39,14 @@ def collect(
     also after an error. Batches are moved to the device of the model's parameters.
 
     Args:
-        model: any ``nn.Module`` with at least one supported layer (``nn.Linear``, Hugging Face ``Conv1D``,
-            ``nn.Conv2d``).
+        model: any ``nn.Module`` with at least one supported layer: ``nn.Linear``, Hugging Face ``Conv1D``,
+            ``nn.Conv1d``, ``nn.Conv2d``, ``nn.ConvTranspose1d`` to ``3d`` (whose bias is never absorbed), and
+            ``nn.MultiheadAttention`` as four layers, ``q_proj``, ``k_proj``, ``v_proj`` and ``out_proj``. Only where
+            ``layers`` names them: ``nn.BatchNorm1d``, ``nn.BatchNorm2d`` and ``nn.LayerNorm``, as y = γ x̂ + β.
         batches: an iterable of tensors, of ``(x, y)`` tuples (the model gets x) or of dicts (keyword arguments). A
             single tensor or dict counts as one batch.
         layers: which layers: a list of name suffixes, or one regular expression for the whole name, as in PEFT.
-            None = every supported layer.
+            None = every supported layer but normalisations (an expression like ``".*"`` takes those too).
         rows: ``rows(batch)`` is a boolean mask over examples ``(batch,)`` or tokens ``(batch, tokens)``; only those
             count.
         forward: ``forward(model, batch)`` replaces the call of the model.
@@ -58,7 +60,8 @@ def collect(
     Raises:
         ValueError: no batches, no rows chosen, a mask of the wrong length, NaN or infinite activations (names the
             layer), layers that match nothing or that the forward pass never reached.
-        TypeError: a batch of an unknown type, or a layer that cannot be edited (quantised, parametrized).
+        TypeError: a batch of an unknown type, or a layer that cannot be edited (quantised, parametrized, a norm
+            without weights).
 
     Cost: a forward pass plus n·d² multiply-adds per distinct input; 8 d² bytes each. Source: Section 4; chapter 00.
 
@@ -216,11 +219,22 @@ class _Arrival:
         self.copy: Tensor | None = None
 
     def is_same(self, x: Tensor, reading: Hashable) -> bool:
-        return self.x is x and self.reading == reading and self.version is not None and self.version == _version(x)
+        """Whether ``x`` is this tensor, or another view of all of it, unchanged since."""
+        if self.reading != reading or self.version is None or self.version != _version(x):
+            return False
+        return self.x is x or (_root(self.x) is _root(x) and _layout(self.x) == _layout(x))
 
 
 def _version(x: Tensor) -> int | None:
     return None if x.is_inference() else x._version
+
+
+def _root(x: Tensor) -> Tensor:
+    return x if x._base is None else x._base
+
+
+def _layout(x: Tensor) -> tuple[Any, ...]:
+    return x.shape, x.stride(), x.storage_offset(), x.dtype
 
 
 class _Recorder:
@@ -415,11 +429,17 @@ def _pieces(layer: Layer, x: Tensor, sigma: Tensor) -> Iterator[Tensor]:
 
 def _add_outer(sigma: Tensor, columns: Tensor, absorbed: bool) -> None:
     """Σ += XᵀX on and above the block diagonal, for X with a column per row."""
-    d = columns.shape[-1]
+    *groups, n, d = columns.shape
+    # A copy in the layout that the columns come in (patches lie side by side, tokens below each other).
+    wide = columns.stride(-2) == 1 and columns.stride(-1) != 1
+    shape = (*groups, d + absorbed, n) if wide else (*groups, n, d + absorbed)
     if absorbed:
-        x = torch.empty(*columns.shape[:-1], d + 1, dtype=sigma.dtype, device=sigma.device)
+        x = torch.empty(shape, dtype=sigma.dtype, device=sigma.device)
+        x = x.mT if wide else x
         x[..., :d] = columns
         x[..., d] = 1.0
+    elif wide:
+        x = columns.mT.to(sigma.device, sigma.dtype, memory_format=torch.contiguous_format).mT
     else:
         x = columns.to(sigma.device, sigma.dtype)
     if sigma.ndim == 3:

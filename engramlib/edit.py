@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from engramlib.engram import Engram
-from engramlib.layers import check_editable, supported_layers
+from engramlib.layers import Layer, check_editable, supported_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -69,7 +69,7 @@ def null_state(model: Model, engram: Engram, *, inplace: bool = False) -> Model:
     edited = model if inplace else _copy(model)
     targets = _targets(edited, engram)
     with torch.no_grad():
-        for parameter, _, _ in targets:
+        for parameter, *_ in targets:
             parameter.zero_()
     return edited
 
@@ -94,7 +94,7 @@ def edited(model: Model, delta: Engram) -> Iterator[Model]:
         True
     """
     targets = _targets(model, delta)
-    saved = [(parameter, parameter.detach().clone()) for parameter, _, _ in targets]
+    saved = [(parameter, parameter.detach().clone()) for parameter, *_ in targets]
     try:
         _shift(targets, {name: 1.0 for name in delta})
         yield model
@@ -135,11 +135,17 @@ def _strengths(engram: Engram, alpha: float | Mapping[str, float]) -> dict[str, 
     return {name: float(value) for name, value in alpha.items()}
 
 
-Target = tuple[nn.Parameter, Tensor, str]
+class Target(NamedTuple):
+    """A parameter, or the rows of it that are one layer's, what is to be added to it, and whose it is."""
+
+    parameter: Tensor
+    change: Tensor
+    layer: Layer
+    which: str
 
 
 def _targets(model: nn.Module, engram: Engram) -> list[Target]:
-    """(parameter, what is to be added to it, layer name) for the whole engram, checked before anything changes."""
+    """What is to be added to which parameter, for the whole engram, checked before anything changes."""
     if not isinstance(engram, Engram):
         _strengths(engram, 1.0)
     layers = supported_layers(model)
@@ -151,7 +157,7 @@ def _targets(model: nn.Module, engram: Engram) -> list[Target]:
         for which, change in (("weight", weight), ("bias", bias)):
             if change is None:
                 continue
-            parameter = getattr(layers[name].module, which, None)
+            parameter = getattr(layers[name].module, which, None)  # of an attention projection: a view
             if parameter is None or parameter.shape != change.shape:
                 shape = "none" if parameter is None else tuple(parameter.shape)
                 raise ValueError(
@@ -160,13 +166,14 @@ def _targets(model: nn.Module, engram: Engram) -> list[Target]:
                 )
             if not torch.isfinite(change).all():
                 raise ValueError(f"layer {name!r}: the engram's {which} has NaN or infinite entries")
-            targets.append((parameter, change, name))
+            targets.append(Target(parameter, change, layers[name], which))
     _warn_of_ties(model, targets)
-    owners: dict[int, str] = {}
-    for parameter, _, name in targets:
-        if owners.setdefault(id(parameter), name) != name:
+    owners: dict[tuple[int, str], str] = {}
+    for _, _, layer, which in targets:
+        key = (id(layer.stored(which)), str(layer.slot(which)[1]))
+        if owners.setdefault(key, layer.name) != layer.name:
             raise ValueError(
-                f"layers {owners[id(parameter)]!r} and {name!r} share one weight: select one of them in the engram"
+                f"layers {owners[key]!r} and {layer.name!r} share one weight: select one of them in the engram"
             )
     return targets
 
@@ -176,12 +183,14 @@ def _warn_of_ties(model: nn.Module, targets: list[Target]) -> None:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    edited = {name for _, _, name in targets}
-    for parameter, _, name in targets:
-        owners = {owner.rpartition(".")[0] for owner in names.get(id(parameter), [])}
+    edited = {layer.owner_name for _, _, layer, _ in targets}
+    for _, _, layer, which in targets:
+        owners = {owner.rpartition(".")[0] for owner in names.get(id(layer.stored(which)), [])}
         others = sorted(owners - edited)
-        if others and not any(_same_module(model, name, other) for other in others):
-            warnings.warn(f"layer {name!r} shares its weight with {', '.join(others)}: both are edited", stacklevel=5)
+        if others and not any(_same_module(model, layer.owner_name, other) for other in others):
+            warnings.warn(
+                f"layer {layer.name!r} shares its weight with {', '.join(others)}: both are edited", stacklevel=5
+            )
 
 
 def _same_module(model: nn.Module, one: str, other: str) -> bool:
@@ -190,7 +199,7 @@ def _same_module(model: nn.Module, one: str, other: str) -> bool:
 
 def _shift(targets: list[Target], strengths: Mapping[str, float]) -> None:
     with torch.no_grad():
-        for parameter, change, name in targets:
+        for parameter, change, layer, _ in targets:
             wide = torch.promote_types(parameter.dtype, change.dtype)  # add in the wider dtype, round once
-            moved = parameter.to(wide) + strengths[name] * change.to(parameter.device, wide)
+            moved = parameter.to(wide) + strengths[layer.name] * change.to(parameter.device, wide)
             parameter.copy_(moved)

@@ -211,20 +211,18 @@ class Deltas:
         weight, bias = layer.module.weight, layer.module.bias if absorbed else None
         matrix = layer.matrix(weight, bias)
         if self.base is not None:
-            matrix = matrix - layer.matrix(
-                self.get(layer, "weight", weight), None if bias is None else self.get(layer, "bias", bias)
-            )
+            matrix = matrix - layer.matrix(self.get(layer, "weight"), None if bias is None else self.get(layer, "bias"))
         return matrix.to(sigma.device)
 
-    def get(self, layer: Layer, which: str, like: Tensor) -> Tensor:
-        key = layer.parameter_name(which)
+    def get(self, layer: Layer, which: str) -> Tensor:
+        key, own = layer.parameter_name(which), layer.stored(which)
         if key not in self.base:
             raise ValueError(f"base: has no entry {key!r}")
-        if self.base[key].shape != like.shape:
+        if self.base[key].shape != own.shape:
             raise ValueError(
-                f"base: {key!r} has shape {tuple(self.base[key].shape)}, the model's has {tuple(like.shape)}"
+                f"base: {key!r} has shape {tuple(self.base[key].shape)}, the model's has {tuple(own.shape)}"
             )
-        return self.base[key].to(like.device)
+        return layer.rows(self.base[key], which).to(own.device)
 
 
 def is_absorbed(layer: Layer, sigma: Tensor) -> bool:

@@ -184,13 +184,15 @@ def loss_gradient(
     if bias not in ("absorb", "keep"):
         raise ValueError(f'bias: expected "absorb" or "keep", got {bias!r}')
     chosen = find_layers(model, layers)
-    parameters = [
-        (name, which, getattr(layer.module, which))
-        for name, layer in chosen.items()
+    parts = [
+        (layer, which)
+        for layer in chosen.values()
         for which in (("weight", "bias") if bias == "absorb" and layer.has_bias else ("weight",))
     ]
-    flags = [(p, p.requires_grad) for _, _, p in parameters]
-    sums = [torch.zeros_like(p) for _, _, p in parameters]
+    # Query, key and value of an attention are rows of one parameter.
+    parameters = {id(p): p for p in (layer.stored(which) for layer, which in parts)}
+    flags = [(p, p.requires_grad) for p in parameters.values()]
+    sums = {key: torch.zeros_like(p) for key, p in parameters.items()}
     seen = 0
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
@@ -202,18 +204,22 @@ def loss_gradient(
                 value = loss(output_of((forward or call_model)(model, batch)), batch)
                 if not isinstance(value, Tensor) or value.ndim:
                     raise ValueError(f"loss: expected a scalar tensor, got {getattr(value, 'shape', value)!r}")
-                found = torch.autograd.grad(value, [p for _, _, p in parameters], allow_unused=True)
-                for (name, _, _), total, g in zip(parameters, sums, found, strict=True):
-                    if g is None:
-                        raise ValueError(f"layer {name!r}: the loss does not depend on it; leave it out with `layers`")
-                    total += g
+                found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+                gradients = dict(zip(parameters, found, strict=True))
+                for layer, which in parts:
+                    if gradients[id(layer.stored(which))] is None:
+                        raise ValueError(
+                            f"layer {layer.name!r}: the loss does not depend on it; leave it out with `layers`"
+                        )
+                for key, g in gradients.items():
+                    sums[key] += g
     finally:
         for p, flag in flags:
             p.requires_grad_(flag)
     _check_seen(seen)
     entries: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
-    for (name, which, _), total in zip(parameters, sums, strict=True):
-        entries[name][which] = total
+    for layer, which in parts:
+        entries[layer.name][which] = layer.rows(sums[id(layer.stored(which))], which).clone()
     return Engram({name: LayerEngram(**entry) for name, entry in entries.items()})
 
 
@@ -725,10 +731,12 @@ def _gradients(layer: Layer, g: Tensor | None) -> Tensor:
         raise ValueError(f"layer {layer.name!r}: the output does not depend on it; leave it out with `layers`")
     g = g.double()
     if isinstance(layer.kind, Conv2dKind):
-        g = (g if g.ndim == 4 else g.unsqueeze(0)).flatten(2).mT  # (n, positions, out)
+        g = g.unsqueeze(0) if g.ndim == layer.kind.example_ndim(layer.module) else g
+        g = g.flatten(2).mT  # (n, positions, out)
         groups = layer.kind.groups(layer.module)
         return g if groups is None else g.unflatten(-1, (groups, -1))
     out = layer.kind.matrix(layer.module, layer.module.weight).shape[-2]
-    if g.shape[-1] != out or layer.kind.groups(layer.module) is not None:
+    known = layer.kind.example_ndim(layer.module) is None and layer.kind.groups(layer.module) is None
+    if not known or g.shape[-1] != out:
         raise TypeError(f"layer {layer.name!r}: the outputs of a {type(layer.kind).__name__} are not known here")
     return g.unsqueeze(1) if g.ndim == 2 else (g.flatten(1, -2) if g.ndim > 2 else g[None, None])

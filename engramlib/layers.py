@@ -15,15 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engramlib._attention import Projection, projections
 from engramlib._names import match_names
-from engramlib._patches import patch_moments, worth_it
+from engramlib._patches import patch_moments, patches, worth_it
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 class LayerKind(ABC):
-    """One type of layer, seen as ``Z = W X``. In code, the columns of X are the rows of a tensor ``(..., d)``."""
+    """One type of layer, seen as ``Z = W X``. In code, the columns of X are the rows of a tensor ``(..., d)``.
+
+    Attributes:
+        optional: True = found only when ``layers`` names it, not by ``layers=None``.
+        bias_is_coordinate: False = the layer's bias is no constant coordinate of its columns, and never absorbed.
+    """
+
+    optional: bool = False
+    bias_is_coordinate: bool = True
 
     @abstractmethod
     def matches(self, module: nn.Module) -> bool:
@@ -51,6 +60,10 @@ class LayerKind(ABC):
 
     def example_ndim(self, module: nn.Module) -> int | None:
         """Dimensions of one input without a batch; None when any number of leading dimensions is a batch."""
+        return None
+
+    def refuses(self, module: nn.Module) -> str | None:
+        """Why this module of the kind cannot be read or edited; None = it can."""
         return None
 
     def reading(self, module: nn.Module) -> Hashable:
@@ -91,6 +104,17 @@ class TransposedLinearKind(LinearKind):
         return matrix.mT
 
 
+class ProjectionKind(LinearKind):
+    """Query, key or value of ``torch.nn.MultiheadAttention``: rows of its ``in_proj_weight``, as a linear layer.
+
+    They are found as ``<attention>.q_proj``, ``.k_proj`` and ``.v_proj``, beside its ``.out_proj``, which is a plain
+    linear layer. In self-attention the three read one tensor and share one Σ.
+    """
+
+    def matches(self, module: nn.Module) -> bool:
+        return isinstance(module, Projection)
+
+
 class Conv2dKind(LayerKind):
     """``torch.nn.Conv2d``: the columns are the image patches, one for each output position."""
 
@@ -104,19 +128,22 @@ class Conv2dKind(LayerKind):
         return module.groups if module.groups > 1 else None
 
     def columns(self, module: nn.Conv2d, x: Tensor) -> Tensor:
-        if x.dtype.itemsize < 4:
-            x = x.float()  # unfold has no half-precision kernel on every device; widening is exact
-        x = self.padded(module, x)
-        patches = F.unfold(x, module.kernel_size, module.dilation, 0, module.stride)  # (n, in·kh·kw, positions)
+        kernel, dilation, stride = self.settings(module)
+        wide = patches(self.padded(module, x), kernel, dilation, stride)  # (groups·d, n, positions)
         if module.groups > 1:
-            patches = patches.unflatten(1, (module.groups, -1))  # (n, groups, d, positions)
-            return patches.permute(0, 3, 1, 2)
-        return patches.mT
+            return wide.unflatten(0, (module.groups, -1)).permute(2, 3, 0, 1)
+        return wide.permute(1, 2, 0)
+
+    def settings(self, module: nn.Conv2d) -> tuple[tuple[int, int], ...]:
+        """Kernel size, dilation and stride, (height, width) each."""
+        return module.kernel_size, module.dilation, module.stride
 
     def padded(self, module: nn.Conv2d, x: Tensor) -> Tensor:
         """The images as the kernel sees them."""
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        return F.pad(x, self.pads(module), mode=mode)
+        pads = self.pads(module)
+        if not any(pads):
+            return x
+        return F.pad(x, pads, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
 
     def pads(self, module: nn.Conv2d) -> list[int]:
         """Left, right, top, bottom."""
@@ -125,15 +152,16 @@ class Conv2dKind(LayerKind):
         return [p for p in reversed(module.padding) for _ in range(2)]
 
     def moments(self, module: nn.Conv2d, x: Tensor, dtype: torch.dtype, absorbed: bool) -> tuple[Tensor, int] | None:
-        if module.groups > 1 or module.stride != (1, 1) or x.shape[1] != module.in_channels:
+        kernel, dilation, stride = self.settings(module)
+        if module.groups > 1 or stride != (1, 1) or x.shape[1] != module.in_channels:
             return None
         pads = self.pads(module)
         height, width = x.shape[-2] + pads[2] + pads[3], x.shape[-1] + pads[0] + pads[1]
-        reach = [(k - 1) * step for k, step in zip(module.kernel_size, module.dilation, strict=True)]
+        reach = [(k - 1) * step for k, step in zip(kernel, dilation, strict=True)]
         outputs = (height - reach[0], width - reach[1])
-        if not worth_it(x.shape[1], outputs, module.kernel_size, module.dilation):
+        if not worth_it(x.shape[1], len(x), outputs, kernel, dilation):
             return None
-        sigma = patch_moments(self.padded(module, x.to(dtype)), module.kernel_size, module.dilation, absorbed)
+        sigma = patch_moments(self.padded(module, x.to(dtype)), kernel, dilation, absorbed)
         return sigma, len(x) * outputs[0] * outputs[1]
 
     def matrix(self, module: nn.Conv2d, weight: Tensor) -> Tensor:
@@ -144,6 +172,8 @@ class Conv2dKind(LayerKind):
         return matrix.reshape(module.weight.shape)
 
     def reading(self, module: nn.Conv2d) -> Hashable:
+        if set(module.kernel_size) == set(module.stride) == {1} and not any(self.pads(module)):
+            return ("pixels", module.groups)
         settings = (
             module.kernel_size,
             module.stride,
@@ -155,7 +185,161 @@ class Conv2dKind(LayerKind):
         return ("patches", *settings)
 
 
-_KINDS: list[LayerKind] = [LinearKind(), TransposedLinearKind(), Conv2dKind()]
+class Conv1dKind(Conv2dKind):
+    """``torch.nn.Conv1d``: a convolution of images one pixel high."""
+
+    def matches(self, module: nn.Module) -> bool:
+        return isinstance(module, nn.Conv1d)
+
+    def example_ndim(self, module: nn.Module) -> int:
+        return 2
+
+    def columns(self, module: nn.Conv1d, x: Tensor) -> Tensor:
+        return super().columns(module, x.unsqueeze(-2))
+
+    def moments(self, module: nn.Conv1d, x: Tensor, dtype: torch.dtype, absorbed: bool) -> tuple[Tensor, int] | None:
+        return super().moments(module, x.unsqueeze(-2), dtype, absorbed)
+
+    def settings(self, module: nn.Conv1d) -> tuple[tuple[int, int], ...]:
+        return (1, *module.kernel_size), (1, *module.dilation), (1, *module.stride)
+
+    def pads(self, module: nn.Conv1d) -> list[int]:
+        return [*super().pads(module), 0, 0]
+
+
+class ConvTransposeKind(LayerKind):
+    """``torch.nn.ConvTranspose2d`` (1d and 3d too): the columns are the input's pixels, C_in / groups high.
+
+    W has a row for each output channel and kernel offset, (C_out / groups · kernel) × (C_in / groups). ``W x`` is the
+    stamp that a pixel presses into the output; stride, padding, dilation and output padding say where, and where stamps
+    overlap they are added. The estimator works on the stamps, before they overlap or are cut at the border.
+
+    The bias is added once to each *output* pixel, after the stamps, so no constant coordinate of the *input* pixels
+    can stand for it (where two stamps overlap it would be counted twice, and one bias would have to be as many as the
+    kernel has offsets). It is therefore never part of the memory: ``bias="absorb"`` means ``"keep"`` here.
+    """
+
+    bias_is_coordinate = False
+
+    def matches(self, module: nn.Module) -> bool:
+        return isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+
+    def example_ndim(self, module: nn.ConvTranspose2d) -> int:
+        return len(module.kernel_size) + 1
+
+    def groups(self, module: nn.ConvTranspose2d) -> int | None:
+        return module.groups if module.groups > 1 else None
+
+    def columns(self, module: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+        pixels = x.flatten(2).transpose(0, 1).contiguous()  # (C_in, n, positions): a product reads it as it is
+        if module.groups > 1:
+            return pixels.unflatten(0, (module.groups, -1)).permute(2, 3, 0, 1)
+        return pixels.permute(1, 2, 0)
+
+    def matrix(self, module: nn.ConvTranspose2d, weight: Tensor) -> Tensor:
+        matrix = weight.flatten(1)  # (C_in, C_out / groups · kernel)
+        return (matrix.unflatten(0, (module.groups, -1)) if module.groups > 1 else matrix).mT
+
+    def weight(self, module: nn.ConvTranspose2d, matrix: Tensor) -> Tensor:
+        return matrix.mT.reshape(module.weight.shape)
+
+    def reading(self, module: nn.ConvTranspose2d) -> Hashable:
+        return ("pixels", module.groups)
+
+
+class NormKind(LayerKind):
+    """A normalisation's affine map, y = γ x̂ + β: one group a channel, W = [γ β] acting on [x̂; 1].
+
+    Only when ``layers`` names it: the paper edits linear layers and convolutions. x̂ is computed in float64.
+    """
+
+    optional = True
+
+    def groups(self, module: nn.Module) -> int:
+        return module.weight.numel()
+
+    def matrix(self, module: nn.Module, weight: Tensor) -> Tensor:
+        return weight.reshape(-1, 1, 1)
+
+    def weight(self, module: nn.Module, matrix: Tensor) -> Tensor:
+        return matrix.reshape(module.weight.shape)
+
+    def normalised(self, module: nn.Module, x: Tensor) -> Tensor:
+        """x̂ as (n, positions, channels)."""
+        raise NotImplementedError
+
+    def columns(self, module: nn.Module, x: Tensor) -> Tensor:
+        return self.normalised(module, _wide(x)).unsqueeze(-1)
+
+    def moments(self, module: nn.Module, x: Tensor, dtype: torch.dtype, absorbed: bool) -> tuple[Tensor, int]:
+        x = self.normalised(module, _wide(x)).flatten(0, -2)
+        square, total = x.square().sum(0), x.sum(0)
+        if not absorbed:
+            return square.view(-1, 1, 1).to(dtype), len(x)
+        rows = [square, total, total, torch.full_like(total, len(x))]
+        return torch.stack(rows, -1).view(-1, 2, 2).to(dtype), len(x)
+
+    def refuses(self, module: nn.Module) -> str | None:
+        return "it has no weight to edit (affine=False)" if module.weight is None else None
+
+
+class BatchNormKind(NormKind):
+    """``torch.nn.BatchNorm1d`` and ``BatchNorm2d`` in evaluation mode, where x̂ comes from the running statistics."""
+
+    def matches(self, module: nn.Module) -> bool:
+        return isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+
+    def example_ndim(self, module: nn.Module) -> int:
+        return 3 if isinstance(module, nn.BatchNorm2d) else 1
+
+    def normalised(self, module: nn.BatchNorm2d, x: Tensor) -> Tensor:
+        if x.ndim < 2 or x.shape[1] != module.num_features:
+            raise ValueError(f"a batch norm of {module.num_features} channels cannot read shape {tuple(x.shape)}")
+        mean, variance = module.running_mean.to(x), module.running_var.to(x)
+        x = x.flatten(2).mT if x.ndim > 2 else x.unsqueeze(1)  # (n, positions, channels)
+        return (x - mean) * (variance + module.eps).rsqrt()
+
+    def reading(self, module: nn.Module) -> Hashable:
+        return ("batch norm", id(module))  # its own running statistics
+
+    def refuses(self, module: nn.BatchNorm2d) -> str | None:
+        if module.running_mean is None:
+            return "it has no running statistics, so what it does to one example depends on the others of the batch"
+        return super().refuses(module)
+
+
+class LayerNormKind(NormKind):
+    """``torch.nn.LayerNorm`` over the last dimension."""
+
+    def matches(self, module: nn.Module) -> bool:
+        return isinstance(module, nn.LayerNorm)
+
+    def normalised(self, module: nn.LayerNorm, x: Tensor) -> Tensor:
+        return F.layer_norm(x, module.normalized_shape, eps=module.eps)
+
+    def reading(self, module: nn.LayerNorm) -> Hashable:
+        return ("layer norm", tuple(module.normalized_shape), module.eps)
+
+    def refuses(self, module: nn.LayerNorm) -> str | None:
+        if len(module.normalized_shape) != 1:
+            return f"it normalises over {len(module.normalized_shape)} dimensions; only the last one is supported"
+        return super().refuses(module)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
+
+
+_KINDS: list[LayerKind] = [
+    LinearKind(),
+    TransposedLinearKind(),
+    ProjectionKind(),
+    Conv2dKind(),
+    Conv1dKind(),
+    ConvTransposeKind(),
+    BatchNormKind(),
+    LayerNormKind(),
+]
 
 
 def register(kind: LayerKind) -> None:
@@ -172,11 +356,35 @@ class Layer(NamedTuple):
 
     @property
     def has_bias(self) -> bool:
-        return getattr(self.module, "bias", None) is not None
+        """Whether the layer has a bias that a constant coordinate of its columns stands for."""
+        return self.kind.bias_is_coordinate and getattr(self.module, "bias", None) is not None
+
+    @property
+    def owner(self) -> nn.Module:
+        """The module that stores the parameters."""
+        return self.module.attention if isinstance(self.module, Projection) else self.module
+
+    @property
+    def owner_name(self) -> str:
+        return self.name.rpartition(".")[0] if isinstance(self.module, Projection) else self.name
+
+    def slot(self, which: str) -> tuple[str, slice | None]:
+        """The owner's name of ``"weight"`` or ``"bias"``, and the rows of it that belong to this layer; None = all."""
+        return self.module.slot(which) if isinstance(self.module, Projection) else (which, None)
 
     def parameter_name(self, which: str) -> str:
-        """Key of ``"weight"`` or ``"bias"`` in the model's state dict."""
-        return f"{self.name}.{which}" if self.name else which
+        """Key of ``"weight"`` or ``"bias"`` in the model's state dict. Of what stands there, :meth:`rows` are ours."""
+        key, _ = self.slot(which)
+        return f"{self.owner_name}.{key}" if self.owner_name else key
+
+    def stored(self, which: str) -> Tensor | None:
+        """The whole parameter that ``"weight"`` or ``"bias"`` is in."""
+        return getattr(self.owner, self.slot(which)[0], None)
+
+    def rows(self, stored: Tensor, which: str) -> Tensor:
+        """This layer's part of a tensor shaped like the whole parameter: a view."""
+        rows = self.slot(which)[1]
+        return stored if rows is None else stored[rows]
 
     def width(self, absorbed: bool) -> int:
         """d, the height of a column, with the constant 1 counted when the bias is absorbed."""
@@ -204,40 +412,59 @@ def kind_of(module: nn.Module) -> LayerKind | None:
 def supported_layers(model: nn.Module) -> dict[str, Layer]:
     """Every layer of a supported type, in the model's order. A module that has two names counts once, under the first.
 
+    Attention projections stand where their attention module stands, before its children.
+
     Raises:
         TypeError: ``model`` is not a module.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    return {name: Layer(name, module, kind) for name, module in model.named_modules() if (kind := kind_of(module))}
+    modules = dict(model.named_modules())
+    found = {}
+    for name, module in modules.items():
+        if kind := kind_of(module):
+            found[name] = Layer(name, module, kind)
+        elif isinstance(module, nn.MultiheadAttention):
+            for projection in projections(module):
+                full = f"{name}.{projection.part}" if name else projection.part
+                if full not in modules:
+                    found[full] = Layer(full, projection, kind_of(projection))
+    return found
 
 
 def find_layers(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[str, Layer]:
     """The supported layers of ``model`` that ``layers`` chooses (see :func:`engramlib.collect`), in the model's order.
 
+    Normalisation layers are among them only if ``layers`` chooses them.
+
     Raises:
-        TypeError: ``model`` is not a module, or a chosen layer keeps its weight in a form that cannot be edited.
+        TypeError: ``model`` is not a module, or a chosen layer cannot be edited (a weight that is computed or
+            quantised, a normalisation without weights).
         ValueError: nothing matches.
     """
     found = supported_layers(model)
-    if not found:
-        known = ", ".join(type(kind).__name__.removesuffix("Kind") for kind in _KINDS)
-        raise ValueError(f"{type(model).__name__} has no layer of a supported type ({known})")
-    chosen = {name: found[name] for name in match_names(list(found), layers)}
+    names = [name for name, layer in found.items() if layers is not None or not layer.kind.optional]
+    if not names:
+        known = ", ".join(type(kind).__name__.removesuffix("Kind") for kind in _KINDS if not kind.optional)
+        hint = "; its normalisation layers count only where `layers` names them" if found else ""
+        raise ValueError(f"{type(model).__name__} has no layer of a supported type ({known}){hint}")
+    chosen = {name: found[name] for name in match_names(names, layers)}
     for layer in chosen.values():
         check_editable(layer)
     return chosen
 
 
 def check_editable(layer: Layer) -> None:
-    """Raise ``TypeError`` if the layer does not store its weight as floating-point numbers."""
-    weight = layer.module._parameters.get("weight")
+    """Raise ``TypeError`` if the layer does not store its weight as floating-point numbers, or cannot be read."""
+    if (reason := layer.kind.refuses(layer.module)) is not None:
+        raise TypeError(f"layer {layer.name!r} cannot be edited: {reason}")
+    weight = layer.owner._parameters.get(layer.slot("weight")[0])
     if weight is None:
         raise TypeError(
             f"layer {layer.name!r} computes its weight (a parametrization?) instead of storing it, so an edit would be"
             " lost; remove it first, with torch.nn.utils.parametrize.remove_parametrizations for instance"
         )
-    if layer.has_bias and layer.module._parameters.get("bias") is None:
+    if layer.has_bias and layer.owner._parameters.get(layer.slot("bias")[0]) is None:
         raise TypeError(f"layer {layer.name!r} computes its bias (a parametrization?): an edit of it would be lost")
     if isinstance(weight, nn.parameter.UninitializedParameter):
         raise TypeError(f"layer {layer.name!r} has no weight yet (a lazy layer): run the model once first")

@@ -14,7 +14,7 @@ def columns_of(layer: nn.Module, x: Tensor) -> Tensor:
 
     A convolution whose kernels are the unit vectors outputs its own patches, whatever its padding and dilation.
     """
-    if not isinstance(layer, nn.Conv2d):
+    if not isinstance(layer, (nn.Conv1d, nn.Conv2d)):
         return x.double().flatten(0, -2)
     probe = copy.deepcopy(layer).double()
     probe.__dict__.pop("forward", None)  # a test may have replaced it
@@ -22,8 +22,8 @@ def columns_of(layer: nn.Module, x: Tensor) -> Tensor:
     probe.out_channels = d * layer.groups
     probe.weight = nn.Parameter(torch.eye(d).double().repeat(layer.groups, 1).view(-1, *layer.weight.shape[1:]))
     probe.bias = None
-    patches = probe(x.double()).detach()  # (n, groups·d, h, w)
-    patches = patches.unflatten(1, (layer.groups, d)).permute(1, 0, 3, 4, 2).reshape(layer.groups, -1, d)
+    patches = probe(x.double()).detach().flatten(2)  # (n, groups·d, positions)
+    patches = patches.unflatten(1, (layer.groups, d)).permute(1, 0, 3, 2).reshape(layer.groups, -1, d)
     return patches if layer.groups > 1 else patches[0]
 
 

@@ -157,6 +157,26 @@ def test_a_tensor_changed_in_place_is_not_the_same_tensor() -> None:
     assert torch.allclose(moments["b"], 4 * moments["a"])
 
 
+def test_views_of_one_tensor_share_only_if_they_are_alike_and_unchanged() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in "abcde":
+                setattr(self, name, nn.Linear(3, 3, bias=False))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.clone()
+            y = self.a(x) + self.b(x.T.T) + self.c(x.T) + self.d(x.clone())
+            x.T.mul_(2)
+            return y + self.e(x.T.T)
+
+    x = torch.randn(3, 3)
+    moments = el.collect(Model(), [x, x])
+    assert moments["a"] is moments["b"] and len({id(s) for s in moments.values()}) == 4
+    assert torch.allclose(moments["c"], 2 * x.double() @ x.double().T)
+    assert torch.allclose(moments["e"], 4 * moments["a"])
+
+
 def test_a_shared_module_is_counted_at_every_call() -> None:
     layer = nn.Linear(3, 3, bias=False)
     model = nn.Sequential(layer, layer).double()
