@@ -1,0 +1,198 @@
+"""Attributes of generated faces, taken away and put on by weight arithmetic (Figs. 7, 8 and 15): chapter 12.
+
+The renderer knows each face without its glasses. So an edit is scored against the picture that it should have drawn:
+
+- `inside`: mean squared error on the pixels that the attribute touches; it should fall.
+- `outside`: the same on all other pixels; it should stay.
+
+Faces that should not change (they lack the attribute that is taken away) are scored the same way, against themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import engramlib as el
+from engramlib.lab.datasets import AttributeData, AttributeSplit, FaceData
+from engramlib.lab.models import WAE, wae
+from engramlib.lab.reconstruction import reconstruct, train_autoencoder
+
+Row = dict[str, object]
+Draw = Callable[[Tensor], Tensor]  # images in, pictures out
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the numbers, except the seed."""
+
+    widths: tuple[int, ...]
+    latent: int
+    epochs: int
+    lr: float
+    batch_size: int = 16
+    rcond: float = 1e-3
+
+
+LAPTOP = Settings((24, 48, 64), latent=64, epochs=8, lr=4e-3)  # 24 x 24; chosen on validation faces
+PAPER = Settings((32, 64, 128), latent=64, epochs=20, lr=2e-3, batch_size=32)  # 64 x 64
+
+
+def train(data: AttributeData, settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> WAE:
+    """The Wasserstein autoencoder of `settings` on `data.train`; a decoder at zero draws the mean training image."""
+    x = data.train.x
+    model = wae(data.image_shape, settings.widths, latent=settings.latent, mean=x.mean(0), seed=seed).to(device)
+    how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
+    train_autoencoder(model, x, **how, seed=seed)
+    return model
+
+
+def moments_of(
+    model: nn.Module, data: AttributeData, attributes: Sequence[str], split: str | AttributeSplit = "train"
+) -> dict[str, tuple[el.Moments, el.Moments]]:
+    """What each layer saw of the images with an attribute, and of those without: one pass for all attributes.
+
+    Sums add, so it is enough to collect every combination of `attributes` by itself. Name a handful, not CelebA's
+    forty: there would be as many combinations as images.
+    """
+    columns = torch.tensor([data.column(a) for a in attributes])
+    place = 2 ** torch.arange(len(attributes))
+    found = el.collect_by_concept(model, data.batches(split), lambda batch: (batch[1].cpu()[:, columns] * place).sum(1))
+    parts = {}
+    for attribute, bit in zip(attributes, place.tolist(), strict=True):
+        sides = [[m for combination, m in found.items() if bool(combination & bit) == has] for has in (True, False)]
+        if not all(sides):
+            raise ValueError(f"moments_of: all or none of the images have {attribute!r}; there is nothing to compare.")
+        parts[attribute] = tuple(sum(side[1:], start=side[0]) for side in sides)
+    return parts
+
+
+def part(model: WAE, engram: el.Engram, layers: str) -> el.Engram:
+    """The engram in `layers`: "all", "encoder" (with `to_code`), or the name of one layer."""
+    names = [*model.encoder, "to_code"] if layers == "encoder" else [layers]
+    return engram if layers == "all" else engram.select(names)
+
+
+# ------------------------------------------------------------------------------------------------------- scoring
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images, the pictures that an edit should make of them, and the pixels that differ because of the attribute."""
+
+    x: Tensor
+    wanted: Tensor
+    mask: Tensor  # N x H x W booleans
+
+    def errors(self, drawn: Tensor) -> tuple[float, float]:
+        """Mean squared error of the pictures `drawn`, inside the mask and outside it, all images together."""
+        square = (drawn.double().cpu() - self.wanted.double().cpu()).square().mean(1)
+        mask = self.mask.cpu()
+        return float(square[mask].mean()), float(square[~mask].mean())
+
+    def recognised(self, drawn: Tensor) -> float:
+        """Share of the pictures that look more like their own wanted picture than like any other one's."""
+        apart = torch.cdist(drawn.flatten(1).cpu(), self.wanted.flatten(1).cpu())
+        return float((apart.argmin(1) == torch.arange(len(drawn))).double().mean())
+
+
+def tasks(data: FaceData, split: str, attribute: str, *, most: int | None = None) -> dict[str, Task]:
+    """Three questions about one attribute: take it away ("remove"), "leave" faces without it alone, "add" it.
+
+    `most`: that many faces of each kind at most.
+    """
+    everyone = data.split(split)
+    has = data.has(attribute, everyone)
+    bearer, lacking = (everyone.where(side) for side in (has, ~has))
+    if most is not None:
+        bearer, lacking = (p.where(torch.arange(len(p)) < most) for p in (bearer, lacking))
+    without, with_it = data.counterfactual(bearer, attribute), data.counterfactual(lacking, attribute, present=True)
+    masks = data.attribute_mask(bearer, attribute), data.attribute_mask(lacking, attribute)
+    return {
+        "remove": Task(bearer.x, without, masks[0]),
+        "leave": Task(lacking.x, lacking.x, masks[1]),
+        "add": Task(lacking.x, with_it, masks[1]),
+    }
+
+
+def score(draw: Draw, questions: Mapping[str, Task], **facts: object) -> list[Row]:
+    """One row a question: `inside` and `outside` of what `draw` makes of the images, and who is `recognised`."""
+    drawn: dict[int, Tensor] = {}  # "leave" and "add" are about the same faces
+    rows = []
+    for name, question in questions.items():
+        pictures = drawn.setdefault(id(question.x), draw(question.x))
+        inside, outside = question.errors(pictures)
+        known = question.recognised(pictures)
+        rows.append({**facts, "question": name, "inside": inside, "outside": outside, "recognised": known})
+    return rows
+
+
+def best(model: nn.Module, questions: Mapping[str, Task], **facts: object) -> list[Row]:
+    """As `score`, of the best this network can draw: its reconstructions of the very pictures that are wanted."""
+    rows = []
+    for name, question in questions.items():
+        drawn = reconstruct(model, question.wanted)
+        rows += score(lambda _, drawn=drawn: drawn, {name: question}, **facts)
+    return rows
+
+
+def edit(model: nn.Module, engram: el.Engram, alpha: float = 1.0) -> Draw:
+    """Images to what the model draws of them without α times the engram. The model itself stays as it is."""
+
+    def draw(x: Tensor) -> Tensor:
+        with el.edited(model, -alpha * engram):
+            return reconstruct(model, x)
+
+    return draw
+
+
+def frontier(
+    model: WAE,
+    moments: Mapping[str, tuple[el.Moments, el.Moments]],
+    questions: Mapping[str, Mapping[str, Task]],
+    *,
+    lams: Sequence[float] = (1.0,),
+    alphas: Sequence[float] = (1.0,),
+    layers: Sequence[str] = ("all",),
+    rcond: float = 1e-3,
+    **facts: object,
+) -> list[Row]:
+    """The scores of every (attribute, λ, layers, α)."""
+    rows: list[Row] = []
+    for attribute, task in questions.items():
+        for lam in lams:
+            engram = el.extract(model, *moments[attribute], specificity=lam, rcond=rcond)
+            for where in layers:
+                for alpha in alphas:
+                    knobs = {"attribute": attribute, "lam": float(lam), "layers": where, "alpha": float(alpha)}
+                    rows += score(edit(model, part(model, engram, where), alpha), task, **facts, **knobs)
+    return rows
+
+
+def relative(rows: Iterable[Row], unedited: Iterable[Row], best: Iterable[Row]) -> list[Row]:
+    """`rows` with `done` and `outside_times`, by what the same network draws unedited, and at best.
+
+    `done` = how much of the way the error inside the attribute went: 0 = as unedited, 1 = as good as this network can
+    draw, negative = worse than doing nothing. `outside_times` = error outside, as a multiple of the unedited one.
+    """
+    key = ("seed", "attribute", "question")
+    start, goal = ({tuple(r[k] for k in key): r for r in found} for found in (unedited, best))
+    out = []
+    for row in rows:
+        a, b = (found[tuple(row[k] for k in key)] for found in (start, goal))
+        gap = a["inside"] - b["inside"]
+        done = (a["inside"] - row["inside"]) / gap if gap else float("nan")
+        out.append({**row, "done": done, "outside_times": row["outside"] / a["outside"]})
+    return out
+
+
+def weighted(
+    moments: tuple[el.Moments, el.Moments], frequency: float, counts: tuple[int, int]
+) -> tuple[el.Moments, el.Moments]:
+    """The moments as they would be if a share `frequency` of the images had the attribute, for `counts` images."""
+    factor = frequency / (1 - frequency) * counts[1] / counts[0]
+    target, reference = moments
+    return el.Moments({name: factor * target[name] for name in target}, target.count), reference

@@ -1,0 +1,367 @@
+"""A convolutional network forgets one class at a time (Fig. 4): chapter 08, and its recorded run, 10 to 100 classes.
+
+    python -m engramlib.lab.studies.convnet --record        # shapes, three seeds; resumes if it was cut off
+
+Every function returns flat rows, one for each (erased class, tested class, split), like those of `studies.mlp`, whose
+`effects`, `over_seeds` and `matrix` average them:
+
+    study, seed, norm, lam, alpha, layers, erased, tested, split, before, after
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import engramlib as el
+from engramlib.lab import models, runs
+from engramlib.lab.controls import random_subspace, same_norm
+from engramlib.lab.datasets import ImageData, Split
+from engramlib.lab.datasets.shapes import shapes
+from engramlib.lab.studies.mlp import Row, over_seeds
+from engramlib.lab.training import Recipe, class_accuracy, train_classifier
+from engramlib.lab.unlearning import Problem
+from engramlib.lab.unlearning.engrams import LAYERS, refit_statistics
+
+NORMS = ("frozen", "refitted", "folded")  # what may happen to BatchNorm's statistics
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the numbers, except the seed and the data."""
+
+    widths: tuple[int, ...] = (16, 32)
+    epochs: int = 8
+    lr: float = 6e-3
+    batch_size: int = 64
+    rcond: float = 1e-4  # the paper's is 1e-6; see `Problem.rcond`
+    refit_images: int = 40  # kept images a class from which running statistics are estimated anew
+    parts: tuple[int, ...] = (5, 20)  # moments of the first so many images a class are kept apart
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A trained network and what its layers saw of each class. Everything is computed once, when it is asked for."""
+
+    model: nn.Module
+    data: ImageData
+    seed: int
+    settings: Settings = Settings()  # noqa: B008 - frozen
+    _kept: dict = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def folded(self) -> nn.Module:
+        return fold_batchnorm(self.model)
+
+    def _parts(self, folded: bool = False) -> dict[int, dict[int, el.Moments]]:
+        key = ("moments", folded)
+        if key not in self._kept:
+            model = self.folded if folded else self.model
+            self._kept[key] = moments_by_size(model, self.data.train, self.settings.parts)
+        return self._kept[key]
+
+    @property
+    def moments(self) -> dict[int, el.Moments]:
+        """Class -> moments of all its training images."""
+        return self._parts()[max(self._parts())]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of images a class for which there are moments."""
+        return tuple(self._parts())
+
+    def engrams(
+        self, *, lam: float = 1.0, folded: bool = False, images: int | None = None, rcond: float | None = None
+    ) -> dict[int, el.Engram]:
+        """Class -> engram, λ = `lam`; of the folded network, or from the first `images` of each class only."""
+        rcond = self.settings.rcond if rcond is None else rcond
+        key = (float(lam), folded, images, rcond)
+        if key not in self._kept:
+            parts, model = self._parts(folded), self.folded if folded else self.model
+            moments = parts[max(parts) if images is None else images]
+            self._kept[key] = el.extract_all(model, moments, specificity=lam, rcond=rcond)
+        return self._kept[key]
+
+    def without(
+        self,
+        erased: int,
+        *,
+        norm: str = "frozen",
+        lam: float = 1.0,
+        alpha: float = 1.0,
+        layers: str = "all",
+        images: int | None = None,
+        rcond: float | None = None,
+    ) -> nn.Module:
+        """The network without a class. `norm`: BatchNorm's statistics stay "frozen", are "refitted" on kept images
+        after the edit, or are "folded" into the convolutions before it, where their shift is a bias and part of W.
+        `layers`: "all", the "late" half or the "last" quarter. `images`: from so many of each class; `rcond`: the cut.
+        The result has the layers of `model` whatever `norm` is.
+        """
+        if norm not in NORMS:
+            raise ValueError(f"without: norm must be one of {', '.join(NORMS)}, got {norm!r}.")
+        found = self.engrams(lam=lam, folded=norm == "folded", images=images, rcond=rcond)
+        engram = last(found[erased], layers)
+        if norm == "folded":
+            return unfold_batchnorm(el.ablate(self.folded, engram, alpha), self.model)
+        edited = el.ablate(self.model, engram, alpha)
+        return self.refitted(edited, erased) if norm == "refitted" else edited
+
+    def refitted(self, model: nn.Module, erased: int) -> nn.Module:
+        """`model` itself, with running statistics of a few hundred kept images."""
+        few = replace(self.data, train=self._few)
+        problem = Problem(model, few, (erased,), seed=self.seed, batch_size=256)
+        return refit_statistics(problem, model)
+
+    @cached_property
+    def _few(self) -> Split:
+        return self.data.train.sample(self.settings.refit_images, self.seed)
+
+    def accuracy(self, model: nn.Module, split: str = "test") -> torch.Tensor:
+        """Accuracy of each class, [n_classes]."""
+        part = self.data.split(split)
+        return class_accuracy(model, part.x, part.y, self.data.n_classes)
+
+    @cached_property
+    def before(self) -> dict[str, list[float]]:
+        """Accuracy of each class as trained, for validation and test images."""
+        return {split: self.accuracy(self.model, split).tolist() for split in ("val", "test")}
+
+
+def trained(data: ImageData, seed: int, settings: Settings = Settings()) -> Subject:  # noqa: B008 - frozen
+    """A residual network of `settings`, trained on `data.train`. `seed`: first weights and order of the batches."""
+    model = models.resnet(settings.widths, n_classes=data.n_classes, seed=seed)
+    how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
+    train_classifier(model, data, **how, seed=seed, recipe=Recipe(schedule="onecycle"))
+    return Subject(model, data, seed, settings)
+
+
+def moments_by_size(model: nn.Module, part: Split, sizes: Sequence[int] = ()) -> dict[int, dict[int, el.Moments]]:
+    """Number of images a class -> class -> moments of its first so many images; the largest number is all there are.
+
+    One pass for all of them: moments add, so the first 50 are the first 20 and the next 30.
+    """
+    rows = {int(c): (part.y == c).nonzero().squeeze(1) for c in part.y.unique()}
+    everything = min(len(r) for r in rows.values())
+    marks = [0, *sorted(s for s in sizes if s < everything), max(len(r) for r in rows.values())]
+    pieces = [(c, k, r[a:b]) for c, r in rows.items() for k, (a, b) in enumerate(zip(marks, marks[1:], strict=False))]
+    keys = {(c, k): number for number, (c, k, _) in enumerate(pieces)}
+    batches = [(part.x[r], torch.full((len(r),), keys[c, k])) for c, k, r in pieces if len(r)]
+    found = el.collect_by_concept(model, batches, lambda batch: batch[1])
+    return {
+        mark: {c: sum(found[keys[c, j]] for j in range(k + 1) if keys[c, j] in found) for c in rows}
+        for k, mark in enumerate(marks[1:])
+    }
+
+
+def last(engram: el.Engram, layers: str) -> el.Engram:
+    """The engram of "all" layers, the "late" half or the "last" quarter of them."""
+    if layers not in LAYERS:
+        raise ValueError(f"layers must be one of {', '.join(LAYERS)}, got {layers!r}.")
+    names = list(engram)
+    return el.Engram({n: engram[n] for n in names[-math.ceil(LAYERS[layers] * len(names)) :]}, engram.norms)
+
+
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """A copy that computes the same in evaluation mode, with each BatchNorm multiplied into the convolution before it.
+
+    With γ, β, μ, σ² = BatchNorm's weight, bias, running mean and variance (plus its epsilon), the convolution's weight
+    becomes γW/σ and it gets the bias β − γμ/σ. A convolution and its BatchNorm have to follow each other in the order
+    of names, as in torchvision's residual blocks. Raises `ValueError` if a BatchNorm does not fit its convolution.
+    """
+    folded = copy.deepcopy(model).eval()
+    for owner, conv, norm in _pairs(folded):
+        setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
+        setattr(owner, norm, nn.Identity())
+    return folded
+
+
+def unfold_batchnorm(folded: nn.Module, like: nn.Module) -> nn.Module:
+    """The inverse: a copy of `like`, the network before `fold_batchnorm`, that computes what `folded` does.
+
+    Convolutions have no bias again: a change of it has gone into BatchNorm's β. γ, μ and σ are those of `like`. Raises
+    `ValueError` where γ = 0, because such a channel cannot carry a weight.
+    """
+    model = copy.deepcopy(like).eval()
+    with torch.no_grad():
+        for owner, conv, norm in _pairs(model):
+            found = folded.get_submodule(_path(model, owner, conv))
+            bn = getattr(owner, norm)
+            scale = bn.weight / (bn.running_var + bn.eps).sqrt()
+            if (scale == 0).any():
+                raise ValueError(f"unfold_batchnorm: a channel of {_path(model, owner, norm)} has the weight 0.")
+            getattr(owner, conv).weight.copy_(found.weight / scale.view(-1, 1, 1, 1))
+            bn.bias.copy_(found.bias + scale * bn.running_mean)
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                module.load_state_dict(folded.get_submodule(name).state_dict())
+    return model
+
+
+def _pairs(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
+    """(module that owns both, name of a convolution, name of its BatchNorm)."""
+    found = []
+    for owner in model.modules():
+        before: str | None = None
+        for name, child in owner.named_children():
+            if isinstance(child, nn.Conv2d):
+                before = name
+            elif isinstance(child, nn.BatchNorm2d):
+                if before is None or getattr(owner, before).out_channels != child.num_features:
+                    raise ValueError(f"fold_batchnorm: no convolution stands before {name!r}.")
+                found.append((owner, before, name))
+                before = None
+    return found
+
+
+def _path(model: nn.Module, owner: nn.Module, name: str) -> str:
+    return next(f"{path}.{name}" if path else name for path, module in model.named_modules() if module is owner)
+
+
+def scaled(model: nn.Module, factor: float) -> nn.Module:
+    """A copy with the weights (and biases) of every convolution and linear layer multiplied by `factor`."""
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for module in copied.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                for parameter in module.parameters(recurse=False):
+                    parameter.mul_(factor)
+    return copied
+
+
+def share_taken(model: nn.Module, engram: el.Engram, moments: el.Moments) -> dict[str, float]:
+    """Layer -> ⟨W⁺X, WX⟩ / ‖WX‖²: the share of a layer's response to X, given by its moments, that the engram takes."""
+    shares = {}
+    for name, (weight, _) in engram.items():
+        own, sigma = model.get_submodule(name).weight.detach().flatten(1).double(), moments[name].double()
+        cut, sigma = weight.flatten(1).double(), sigma[: own.shape[1], : own.shape[1]]
+        shares[name] = float((cut @ sigma * own).sum() / (own @ sigma * own).sum())
+    return shares
+
+
+def erase(
+    subject: Subject, erased: Sequence[int] | None = None, *, splits: Sequence[str] = ("test",), **how: object
+) -> list[Row]:
+    """Erase each class of `erased` (all of them if None) with `how` of `Subject.without`."""
+    rows: list[Row] = []
+    for c in range(subject.data.n_classes) if erased is None else erased:
+        rows += measured(subject, subject.without(c, **how), c, splits=splits, **how)
+    return rows
+
+
+def measured(
+    subject: Subject, model: nn.Module, erased: int, *, splits: Sequence[str] = ("test",), **facts: object
+) -> list[Row]:
+    """The rows of one edited network."""
+    facts = {
+        "study": "convnet",
+        "seed": subject.seed,
+        "norm": "frozen",
+        "lam": 1.0,
+        "alpha": 1.0,
+        "layers": "all",
+        **facts,
+    }
+    return [
+        {**facts, "erased": erased, "tested": tested, "split": split, "before": before, "after": after}
+        for split in splits
+        for tested, (before, after) in enumerate(
+            zip(subject.before[split], subject.accuracy(model, split).tolist(), strict=True)
+        )
+    ]
+
+
+def controls(subject: Subject, erased: Sequence[int] | None = None) -> list[Row]:
+    """Edits beside each engram (α = λ = 1, statistics frozen) that must not single out the class.
+
+    "random, equal effect": `lab.controls.random_subspace`, as large on the data. "shuffled labels": the engram of as
+    many images of all classes, same norm a layer.
+    """
+    train = subject.data.train
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(subject.seed))
+    shuffled = Split(train.x, train.y[order]).sample(subject.settings.refit_images, subject.seed)
+    strangers = moments_by_size(subject.model, shuffled)
+    strangers = el.extract_all(subject.model, strangers[max(strangers)], rcond=subject.settings.rcond)
+    total = sum(subject.moments.values())
+    rows: list[Row] = []
+    for c in range(subject.data.n_classes) if erased is None else erased:
+        engram, draw = subject.engrams()[c], 1000 * subject.seed + c
+        edits = {
+            "random, equal effect": random_subspace(subject.model, engram, draw, moments=total),
+            "shuffled labels": same_norm(strangers[c], engram),
+        }
+        for control, edit in edits.items():
+            rows += measured(subject, el.ablate(subject.model, edit), c, control=control)
+    return rows
+
+
+# ------------------------------------------------------------------------------------- the recorded run: 10 to 100
+
+CLASSES = {10: (5, 2), 20: (10, 2), 50: (10, 5), 100: (10, 10)}  # classes -> superclasses, subclasses
+RECIPES = {10: {"epochs": 14}, 20: {"epochs": 12}, 50: {"epochs": 12}, 100: {"epochs": 12}}
+ERASED = 5  # classes erased in each network, spread over all
+
+
+def by_classes(n_classes: int, seed: int, *, per_class: int = 60) -> list[Row]:
+    """A network for `n_classes` shapes; five of them erased in turn with statistics frozen and refitted, and only its
+    weights made smaller by the share of one class; α = λ = 1.
+    """
+    data = shapes(*CLASSES[n_classes], per_class=per_class)
+    settings = replace(Settings(), **RECIPES[n_classes], refit_images=20, parts=())
+    subject = trained(data, seed, settings)
+    chosen = [n_classes * i // ERASED for i in range(ERASED)]
+    rows = [r for norm in ("frozen", "refitted") for r in erase(subject, chosen, norm=norm)]
+    smaller = scaled(subject.model, 1 - 1 / n_classes)
+    rows += measured(subject, smaller, -1, norm="scale only")
+    rows += measured(subject, subject.refitted(smaller, chosen[0]), -1, norm="scale only, refitted")
+    return [{**row, "study": "classes", "n_classes": n_classes} for row in rows]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="python -m engramlib.lab.studies.convnet", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="how many, starting at 0")
+    parser.add_argument("--record", action="store_true", help="write data/runs/shapes-classes.json")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished recorded run")
+    parser.add_argument("--restart", action="store_true", help="do not resume a run that was cut off")
+    args = parser.parse_args(argv)
+    if not args.record:
+        _print([row for n in CLASSES for seed in range(args.seeds) for row in by_classes(n, seed)])
+        return 0
+    recorder = runs.record(
+        "shapes-classes",
+        config={"settings": asdict(Settings()), "classes": CLASSES, "recipes": RECIPES, "erased": ERASED},
+        seeds=range(args.seeds),
+        data=shapes(),
+        overwrite=args.overwrite,
+        restart=args.restart,
+    )
+    with recorder as recording:
+        for n in CLASSES:
+            for seed in recording.seeds:
+                if not recording.done(classes=n, seed=seed):
+                    recording.add(by_classes(n, seed), classes=n, seed=seed)
+    _print(recording.rows)
+    return 0
+
+
+def _print(rows: list[Row]) -> None:
+    for norm in dict.fromkeys(row["norm"] for row in rows):
+        if not norm.startswith("scale"):
+            for line in over_seeds(runs.select(rows, {"norm": norm}), ("n_classes", "norm")):
+                print({name: round(v, 4) if isinstance(v, float) else v for name, v in line.items()}, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
