@@ -1,0 +1,486 @@
+"""Who else suffers when one class goes (Figs. 13, 14): chapter 10, and the recorded run on generated shapes.
+
+    python -m engramlib.lab.studies.overlap --record        # a hundred classes, and the recolouring; resumes
+
+Matrices are n x n: row = the class erased, column = the class tested. A drop is positive where something was lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import engramlib as el
+from engramlib._progress import track
+from engramlib.lab import runs
+from engramlib.lab.datasets import ImageData, Split, shapes
+from engramlib.lab.models import resnet
+from engramlib.lab.training import Recipe, predict, train_classifier
+from engramlib.lab.unlearning import Problem
+from engramlib.lab.unlearning.engrams import refit_statistics
+from engramlib.layers import supported_layers
+
+READ_OUTS = ("accuracy", "survivors", "margin")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the numbers, except the seed. Adam with one cycle that peaks at `lr`."""
+
+    n_super: int = 5
+    n_sub: int = 4
+    per_class: int = 150
+    widths: tuple[int, ...] = (8, 16, 32)
+    epochs: int = 8
+    lr: float = 1e-2
+    batch_size: int = 64
+    rcond: float = 1e-4
+
+
+LAPTOP = Settings()
+HUNDRED = Settings(10, 10, per_class=100, widths=(16, 32, 64))
+
+
+def data_of(settings: Settings) -> ImageData:
+    return shapes(settings.n_super, settings.n_sub, per_class=settings.per_class)
+
+
+def train(data: ImageData, settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> nn.Module:
+    """The residual network of `settings`. `seed` fixes the weights and the order of the images."""
+    model = resnet(settings.widths, n_classes=data.n_classes, seed=seed).to(device)
+    how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
+    train_classifier(model, data, **how, seed=seed, recipe=Recipe(schedule="onecycle"))
+    return model
+
+
+def moments_by_class(model: nn.Module, split: Split) -> dict[int, el.Moments]:
+    """What each layer saw of each class; summed in float32, which is enough for a cut of 1e-4."""
+    batches = list(zip(split.x.split(256), split.y.split(256), strict=True))
+    return el.collect_by_concept(model, batches, lambda batch: batch[1], dtype=torch.float32)
+
+
+# ---------------------------------------------------------------------------------------------------- kinds of pairs
+
+
+def pairs(data: ImageData) -> dict[str, Tensor]:
+    """The ordered pairs of different classes of `shapes`, by what the two have in common: name -> n x n, boolean.
+
+    "shape and colour" and "shape" are pairs inside a superclass; "material" (texture and colour), "colour" and
+    "nothing" are pairs across superclasses. Every pair is in exactly one of the five.
+    """
+    words = [name.split() for name in data.classes]  # texture, colour, shape
+    texture, colour, shape = (
+        torch.tensor([[a[i] == b[i] for b in words] for a in words], dtype=torch.bool) for i in range(3)
+    )
+    apart = ~torch.eye(len(words), dtype=torch.bool)
+    return {
+        "shape and colour": shape & colour & apart,
+        "shape": shape & ~colour,
+        "material": ~shape & colour & texture,
+        "colour": ~shape & colour & ~texture,
+        "nothing": ~shape & ~colour,
+    }
+
+
+def same_superclass(superclass_of: Sequence[int]) -> Tensor:
+    """n x n, boolean: two different classes of one superclass."""
+    groups = torch.as_tensor(superclass_of)
+    return (groups[:, None] == groups[None]) & ~torch.eye(len(groups), dtype=torch.bool)
+
+
+# ---------------------------------------------------------------------------------------------------- erasing
+
+
+@torch.no_grad()
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    """The outputs in evaluation mode, float32 on the CPU."""
+    device = next(model.parameters()).device
+    model.eval()
+    return torch.cat([model(part.to(device)).float().cpu() for part in x.split(128)])
+
+
+def erase_each(
+    model: nn.Module,
+    engrams: Mapping[int, el.Engram],
+    x: Tensor,
+    *,
+    alpha: float = 1.0,
+    refit_on: ImageData | None = None,
+) -> Tensor:
+    """Logits on `x` after each class was erased on its own: k x N x n, one slice an engram, in their order.
+
+    `refit_on`: data whose kept training images set BatchNorm's running statistics anew after each edit.
+    """
+    out = []
+    for erased in engrams:
+        edited = el.ablate(model, engrams[erased], alpha)
+        if refit_on is not None:
+            refit_statistics(Problem(model, refit_on, (erased,), batch_size=256), edited)
+        out.append(logits(edited, x))
+    return torch.stack(out)
+
+
+def forbid(outputs: Tensor, classes: int | Sequence[int]) -> Tensor:
+    """The outputs with some answers forbidden: a copy with -∞ there."""
+    outputs = outputs.clone()
+    outputs[:, classes] = -torch.inf
+    return outputs
+
+
+def by_class(values: Tensor, y: Tensor, n: int) -> Tensor:
+    """Mean of one value an image within each class, [n]."""
+    values = values.double()
+    return torch.zeros(n, dtype=values.dtype).index_add_(0, y, values) / torch.bincount(y, minlength=n)
+
+
+def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
+    """Accuracy within each class, [n]."""
+    return by_class(outputs.argmax(1) == y, y, outputs.shape[1])
+
+
+def margin(outputs: Tensor, y: Tensor, without: int) -> Tensor:
+    """How far the right answer leads, for each image, [N], in units of the spread of the image's own logits.
+
+    The right logit minus the largest other one, the logit of class `without` left out, over the standard deviation of
+    the logits of that image. The unit matters: an edit makes all logits smaller, and that alone changes no answer.
+    """
+    rows = torch.arange(len(y))
+    others = forbid(outputs, without)
+    others[rows, y] = -torch.inf
+    return (outputs[rows, y] - others.amax(1)) / outputs.std(1)
+
+
+def drops(before: Tensor, after: Tensor, y: Tensor, erased: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """What each class lost, k x n, by three read-outs; `before` is N x n, `after` k x N x n; `erased` = 0 .. k-1.
+
+    "accuracy": share answered rightly. "survivors": the same, with the erased answer forbidden before *and* after, so
+    that a class gains nothing from the loss of a rival. "margin": see `margin`. NaN where tested = erased, except for
+    "accuracy".
+    """
+    n = before.shape[1]
+    whole, found = accuracy(before, y), {name: [] for name in READ_OUTS}
+    for a, edited in zip(range(len(after)) if erased is None else erased, after, strict=True):
+        nan = torch.zeros(n, dtype=torch.float64).index_fill_(0, torch.tensor([a]), torch.nan)
+        found["accuracy"].append(whole - accuracy(edited, y))
+        found["survivors"].append(accuracy(forbid(before, a), y) - accuracy(forbid(edited, a), y) + nan)
+        keep = y != a
+        lost = margin(before[keep], y[keep], a) - margin(edited[keep], y[keep], a)
+        found["margin"].append(by_class(lost, y[keep], n) + nan)
+    return {name: torch.stack(rows) for name, rows in found.items()}
+
+
+# ---------------------------------------------------------------------------------------------------- similarity
+
+
+def similarities(
+    model: nn.Module, moments: Mapping[int, el.Moments], engrams: Mapping[int, el.Engram], data: ImageData
+) -> dict[str, Tensor]:
+    """How alike two classes are to the network *before* any edit, n x n each: training images, validation answers.
+
+    - "class means": cosine of the class means in the penultimate layer.
+    - "moments, first/middle/last": tr(Σ_a Σ_b) / (‖Σ_a‖ ‖Σ_b‖), the cosine of two second moments, in three layers.
+    - "moments, all": the mean over all layers.
+    - "engrams": cosine ⟨W_a⁺, W_b⁺⟩, mean over the layers.
+    - "share taken": ⟨W_a⁺ X_b, W X_b⟩ / ‖W X_b‖², mean over the layers; how much of b's signal the engram of a is.
+    - "confusion": share of the images of b that the network calls a.
+    - "same superclass": 1 or 0.
+    """
+    n, names = data.n_classes, list(engrams[0])
+    means = _class_means(model, data)
+    found = {"class means": _cosines(means)}
+    overlap = [_cosines(torch.stack([moments[c][name].double().flatten() for c in range(n)])) for name in names]
+    for word, at in (("first", 0), ("middle", len(names) // 2), ("last", -1)):
+        found[f"moments, {word}"] = overlap[at]
+    found["moments, all"] = torch.stack(overlap).mean(0)
+    found["engrams"] = torch.stack(
+        [_cosines(torch.stack([engrams[c][name].weight.double().flatten() for c in range(n)])) for name in names]
+    ).mean(0)
+    found["share taken"] = torch.stack([_share_taken(model, moments, engrams, name) for name in names]).mean(0)
+    found["confusion"] = confusion(model, data.val, n).T
+    found["same superclass"] = same_superclass(data.superclass_of).double()
+    return found
+
+
+def confusion(model: nn.Module, split: Split, n: int) -> Tensor:
+    """n x n: of the images of a class (row), the share that gets each answer (column)."""
+    counts = torch.zeros(n, n, dtype=torch.float64)
+    counts.index_put_((split.y, predict(model, split.x)), torch.ones(len(split), dtype=torch.float64), accumulate=True)
+    return counts / counts.sum(1, keepdim=True)
+
+
+def _cosines(rows: Tensor) -> Tensor:
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    return rows @ rows.T
+
+
+@torch.no_grad()
+def _class_means(model: nn.Module, data: ImageData) -> Tensor:
+    device = next(model.parameters()).device
+    features = torch.cat([model.features(x.to(device)).cpu() for x, _ in data.batches("train", 256)]).double()
+    return torch.stack([features[data.train.y == c].mean(0) for c in range(data.n_classes)])
+
+
+def _share_taken(model: nn.Module, moments: Mapping[int, el.Moments], engrams: Mapping, name: str) -> Tensor:
+    layer = supported_layers(model)[name]
+    absorbed = engrams[0][name].bias is not None
+    own = layer.matrix(layer.module.weight.detach(), layer.module.bias.detach() if absorbed else None).double()
+    cut = torch.stack([layer.matrix(*engrams[a][name]).double().flatten() for a in range(len(engrams))])
+    seen = [own @ moments[b][name].double() for b in range(len(engrams))]  # W Σ_b
+    size = torch.stack([(part * own).sum() for part in seen])
+    return cut @ torch.stack([part.flatten() for part in seen]).T / size
+
+
+# ---------------------------------------------------------------------------------------------------- statistics
+
+
+def rank_correlations(similarity: Tensor, drop: Tensor, among: Tensor | None = None) -> Tensor:
+    """Spearman's ρ between similarity and drop over the kept classes, one for each erased class, [n].
+
+    Inside one row, how hard a class is to erase, or how strong its edit is, plays no part. `among`: n x n, boolean, the
+    pairs to rank (default: all pairs of different classes). A row in which everything ties ranks nothing: ρ = 0.
+    """
+    from scipy.stats import rankdata
+
+    among = ~torch.eye(len(drop), dtype=torch.bool) if among is None else among
+    rho = []
+    for a, chosen in enumerate(among):
+        ranks = [rankdata(matrix[a][chosen].numpy()) for matrix in (similarity, drop)]
+        x, y = (r - r.mean() for r in ranks)
+        size = np.sqrt((x @ x) * (y @ y))
+        rho.append(x @ y / size if size > 0 else 0.0)
+    return torch.tensor(rho)
+
+
+def per_erased(matrices: Sequence[Tensor], mask: Tensor) -> np.ndarray:
+    """seeds x erased classes: the mean of `matrix[a, mask[a]]`. NaN where a class has no such pair.
+
+    Matrices and mask may hold the rows of some erased classes only, the same ones.
+    """
+    with np.errstate(invalid="ignore"):
+        sums = np.array([[float(m[a][mask[a]].sum()) for a in range(len(mask))] for m in matrices])
+        return sums / mask.sum(1).numpy()
+
+
+def interval(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """(mean, low, high): a 95 % bootstrap interval for the mean of seeds x erased classes.
+
+    The unit is the erased class: classes are drawn anew with replacement, and so are seeds, the same classes for every
+    seed. Pairs are not drawn: all pairs of one erased class share one edit. With three seeds the spread between
+    seeds is known poorly, and the interval is, if anything, too narrow.
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[:, ~np.isnan(values).any(0)]
+    n_seeds, n_classes = values.shape
+    generator = np.random.default_rng(seed)
+    classes = generator.integers(0, n_classes, (draws, n_classes))
+    chosen = generator.integers(0, n_seeds, (draws, n_seeds))
+    means = values[chosen[:, :, None], classes[:, None, :]].mean((1, 2))
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(values.mean()), float(low), float(high)
+
+
+def permutation_test(
+    drop: Tensor, groups: Sequence[int], *, draws: int = 5000, seed: int = 0
+) -> tuple[float, np.ndarray, float]:
+    """Do classes of one group lose more than others? (difference, its values under shuffled groups, p).
+
+    difference = mean drop inside a group minus mean drop across groups. Shuffling hands the group labels to the
+    classes at random: the drops, and all that makes one class fragile, stay as they are. One-sided;
+    p = (1 + how many shuffles reach the difference) / (1 + draws).
+    """
+    values = drop.double().numpy().copy()
+    np.fill_diagonal(values, 0.0)
+    labels, n = np.asarray(groups), len(groups)
+
+    def difference(groups: np.ndarray) -> float:
+        inside = groups[:, None] == groups[None]
+        total, pairs_inside = values[inside].sum(), inside.sum() - n
+        return total / pairs_inside - (values.sum() - total) / (n * n - n - pairs_inside)
+
+    generator = np.random.default_rng(seed)
+    found = difference(labels)
+    null = np.array([difference(generator.permutation(labels)) for _ in range(draws)])
+    return float(found), null, float((1 + (null >= found - 1e-12).sum()) / (1 + draws))
+
+
+def binned(
+    similarity: Sequence[Tensor], drop: Sequence[Tensor], edges: Sequence[float], **options
+) -> list[dict[str, float]]:
+    """Mean drop of the pairs whose similarity lies in each bin, with `interval`s; one line a bin.
+
+    Bins as in `np.digitize`. Erased classes without a pair in a bin do not count there.
+    """
+    lines = []
+    apart = ~torch.eye(len(drop[0]), dtype=torch.bool)
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        masks = [(s >= low) & (s < high) & apart for s in similarity]
+        sums = np.array([[float(d[a][m[a]].sum()) for a in range(len(m))] for d, m in zip(drop, masks, strict=True)])
+        counts = np.array([m.sum(1).numpy() for m in masks])
+        at = float(torch.cat([s[m] for s, m in zip(similarity, masks, strict=True)]).mean())
+        mean, least, most = _ratio_interval(sums, counts, **options)
+        lines.append({"similarity": at, "mean": mean, "low": least, "high": most, "pairs": int(counts.sum())})
+    return lines
+
+
+def _ratio_interval(
+    sums: np.ndarray, counts: np.ndarray, draws: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    generator = np.random.default_rng(seed)
+    n_seeds, n_classes = sums.shape
+    at = (
+        generator.integers(0, n_seeds, (draws, n_seeds))[:, :, None],
+        generator.integers(0, n_classes, (draws, n_classes))[:, None, :],
+    )
+    sizes = counts[at].sum((1, 2))
+    means = sums[at].sum((1, 2))[sizes > 0] / sizes[sizes > 0]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(sums.sum() / counts.sum()), float(low), float(high)
+
+
+# ---------------------------------------------------------------------------------------------------- interventions
+
+
+def reweight(reference: el.Moments, part: el.Moments, weight: float) -> el.Moments:
+    """Σ⁻ + (weight - 1) Σ_part: `part`, which the reference contains once, counts `weight` times in it.
+
+    0 leaves it out; the counts stay those of the reference.
+    """
+    if weight < 0:
+        raise ValueError(f"reweight: weight must not be negative, got {weight}.")
+    sigma = {name: reference[name].double() + (weight - 1) * part[name].double() for name in reference}
+    return el.Moments(sigma, reference.count)
+
+
+def recoloured(data: ImageData, superclasses: Sequence[int]) -> ImageData:
+    """`shapes` with red and green swapped in the green classes of some superclasses: there, all classes are red.
+
+    The intervention: what told those siblings apart, besides their texture, is gone. The other superclasses keep every
+    pixel. Names stay.
+    """
+    chosen = [c for c, name in enumerate(data.classes) if data.superclass_of[c] in superclasses and " green " in name]
+
+    def swap(split: Split) -> Split:
+        x, rows = split.x.clone(), torch.isin(split.y, torch.tensor(chosen))
+        x[rows] = x[rows][:, [1, 0, 2]]
+        return Split(x, split.y)
+
+    return replace(data, train=swap(data.train), val=swap(data.val), test=swap(data.test))
+
+
+# ---------------------------------------------------------------------------------------------------- the recorded run
+
+Row = dict[str, object]
+NORMS = ("as trained", "refitted")  # BatchNorm's running statistics
+ALPHAS = (1.0, 2.0)  # of the hundred classes: at 1 half of the erased class is left
+
+
+def hundred(settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> list[Row]:
+    """Every class of one network erased on its own, at λ = 1, α of `ALPHAS`, BatchNorm as trained and refitted.
+
+    Rows, told apart by `study`:
+    "heatmap": one an erased class; `points` = what each class lost, in whole points of accuracy, and `left`.
+    "pairs": one an erased class and kind of pair; the mean drop by each read-out.
+    "ranks": one a similarity and read-out; `rho` = mean over the erased classes of Spearman's ρ.
+    "accuracy": before any edit.
+    """
+    data = data_of(settings)
+    model = train(data, settings, seed, device=device)
+    moments = moments_by_class(model, data.train)
+    engrams = el.extract_all(model, moments, rcond=settings.rcond)
+    alike, kinds, test = similarities(model, moments, engrams, data), pairs(data), data.test
+    before = logits(model, test.x)
+    rows: list[Row] = [{"study": "accuracy", "seed": seed, "before": accuracy(before, test.y).mean()}]
+    few = replace(data, train=data.train.sample(10))
+    for alpha, norm in itertools.product(ALPHAS, NORMS):
+        facts = {"seed": seed, "norm": norm, "alpha": alpha}
+        lost: dict[str, list[Tensor]] = {name: [] for name in READ_OUTS}
+        for erased in track(range(data.n_classes), desc=f"erasing ({norm})"):
+            one, on = {erased: engrams[erased]}, few if norm == "refitted" else None
+            after = erase_each(model, one, test.x, alpha=alpha, refit_on=on)
+            drop = {name: rows_[0] for name, rows_ in drops(before, after, test.y, [erased]).items()}
+            for name in READ_OUTS:
+                lost[name].append(drop[name])
+            left = accuracy(after[0], test.y)[erased]
+            points = [round(100 * float(v)) for v in drop["accuracy"]]
+            rows.append({"study": "heatmap", **facts, "erased": erased, "left": left, "points": points})
+            for kind, mask in kinds.items():
+                if mask[erased].any():
+                    means = {name: drop[name][mask[erased]].mean() for name in READ_OUTS}
+                    rows.append({"study": "pairs", **facts, "erased": erased, "kind": kind, **means})
+        for read_out, values in lost.items():
+            matrix = torch.stack(values)
+            for name, similarity in alike.items():
+                rho = rank_correlations(similarity, matrix).mean()
+                rows.append({"study": "ranks", **facts, "similarity": name, "read_out": read_out, "rho": rho})
+    return rows
+
+
+def recolouring(settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> list[Row]:
+    """Does overlap cause the drop? Two superclasses lose what told their siblings apart; the others keep every pixel.
+
+    Two networks with the same first weights and the same order of images: one on `shapes`, one on `recoloured` shapes
+    (which two superclasses changes with `seed`). Rows: for each world, whether the superclass is one of the two
+    (`treated`), and kind of sibling ("shape" = they had different colours, "shape and colour"): the mean drop of a
+    sibling by each read-out, and `taken`, the mean "share taken".
+    """
+    data = data_of(settings)
+    n = settings.n_super
+    chosen = (seed % n, (seed + 2) % n)
+    treated = torch.tensor([group in chosen for group in data.superclass_of])
+    rows: list[Row] = []
+    for world, images in (("original", data), ("recoloured", recoloured(data, chosen))):
+        model = train(images, settings, seed, device=device)
+        moments = moments_by_class(model, images.train)
+        engrams = el.extract_all(model, moments, rcond=settings.rcond)
+        taken = similarities(model, moments, engrams, images)["share taken"]
+        before = logits(model, images.test.x)
+        few = replace(images, train=images.train.sample(50))
+        for norm in NORMS:
+            after = erase_each(model, engrams, images.test.x, refit_on=few if norm == "refitted" else None)
+            lost = drops(before, after, images.test.y)
+            for kind in ("shape", "shape and colour"):
+                for which in (True, False):
+                    mask = pairs(data)[kind] & (treated == which)[:, None]
+                    facts = {"study": "recolouring", "seed": seed, "world": world, "norm": norm}
+                    facts |= {"kind": kind, "treated": which, "taken": taken[mask].mean()}
+                    rows.append(facts | {name: lost[name][mask].mean() for name in READ_OUTS})
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="python -m engramlib.lab.studies.overlap", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--record", action="store_true", required=True, help="write data/runs/overlap-shapes.json")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished recorded run")
+    parser.add_argument("--restart", action="store_true", help="do not resume a run that was cut off")
+    args = parser.parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    recorder = runs.record(
+        "overlap-shapes",
+        config={"hundred": {**asdict(HUNDRED), "alphas": ALPHAS}, "recolouring": asdict(LAPTOP)},
+        seeds=range(5),
+        data=data_of(HUNDRED),
+        overwrite=args.overwrite,
+        restart=args.restart,
+    )
+    with recorder as recording:
+        for study, settings, seeds in ((recolouring, LAPTOP, range(5)), (hundred, HUNDRED, range(3))):
+            for seed in seeds:
+                part = {"study": study.__name__, "seed": seed}
+                if not recording.done(**part):
+                    recording.add(study(settings, seed, device=device), **part)
+        found = runs.select(recording.rows, {"study": "pairs"})
+        recording.summary = {name: runs.mean_sd(found, name, by=("alpha", "norm", "kind")) for name in READ_OUTS}
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
