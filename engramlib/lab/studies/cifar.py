@@ -9,14 +9,12 @@ Training writes a checkpoint after every epoch, recording a part after every see
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 import engramlib as el
@@ -24,7 +22,7 @@ from engramlib.lab import metrics, models, runs, training, unlearning
 from engramlib.lab.datasets import ImageData, cifar10
 from engramlib.lab.runs import Row
 from engramlib.lab.training import PHOTOS, Recipe
-from engramlib.lab.unlearning.engrams import LAYERS, refit_statistics
+from engramlib.lab.unlearning.engrams import LAYERS, last_layers, refit_statistics
 
 FORGET = 0  # airplane: the paper's Table 2
 RCOND = 1e-6  # the paper's
@@ -156,9 +154,8 @@ def frontier(network: Network, data: ImageData, seed: int) -> list[Row]:
         lam: el.extract(model, moments[FORGET], rest, specificity=lam, rcond=RCOND) for lam in {lam for lam, _ in PAIRS}
     }
     for lam, alpha in PAIRS:
-        names = list(engrams[lam])
-        for layers, share in LAYERS.items():
-            part = el.Engram({name: engrams[lam][name] for name in names[-math.ceil(share * len(names)) :]})
+        for layers in LAYERS:
+            part = last_layers(engrams[lam], layers)
             for refit in (False, True):
                 edited = el.ablate(model, part, alpha)
                 if refit:
@@ -325,5 +322,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads()))
     raise SystemExit(main())

@@ -11,7 +11,6 @@ Every function returns flat rows, one for each (erased class, tested class, spli
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +28,7 @@ from engramlib.lab.datasets.shapes import shapes
 from engramlib.lab.studies.mlp import Row, over_seeds
 from engramlib.lab.training import Recipe, class_accuracy, train_classifier
 from engramlib.lab.unlearning import Problem
-from engramlib.lab.unlearning.engrams import LAYERS, refit_statistics
+from engramlib.lab.unlearning.engrams import last_layers, refit_statistics
 
 NORMS = ("frozen", "refitted", "folded")  # what may happen to BatchNorm's statistics
 
@@ -109,7 +108,7 @@ class Subject:
         if norm not in NORMS:
             raise ValueError(f"without: norm must be one of {', '.join(NORMS)}, got {norm!r}.")
         found = self.engrams(lam=lam, folded=norm == "folded", images=images, rcond=rcond)
-        engram = last(found[erased], layers)
+        engram = last_layers(found[erased], layers)
         if norm == "folded":
             return unfold_batchnorm(el.ablate(self.folded, engram, alpha), self.model)
         edited = el.ablate(self.model, engram, alpha)
@@ -160,14 +159,6 @@ def moments_by_size(model: nn.Module, part: Split, sizes: Sequence[int] = ()) ->
         mark: {c: sum(found[keys[c, j]] for j in range(k + 1) if keys[c, j] in found) for c in rows}
         for k, mark in enumerate(marks[1:])
     }
-
-
-def last(engram: el.Engram, layers: str) -> el.Engram:
-    """The engram of "all" layers, the "late" half or the "last" quarter of them."""
-    if layers not in LAYERS:
-        raise ValueError(f"layers must be one of {', '.join(LAYERS)}, got {layers!r}.")
-    names = list(engram)
-    return el.Engram({n: engram[n] for n in names[-math.ceil(LAYERS[layers] * len(names)) :]}, engram.norms)
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:

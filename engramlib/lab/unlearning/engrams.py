@@ -31,11 +31,15 @@ def engram(problem: Problem, *, alpha: float, specificity: float, layers: str = 
     key = ("engram", float(specificity), problem.rcond)
     how = {"specificity": specificity, "rcond": problem.rcond}
     found = problem.once(key, lambda: el.extract(problem.model, plus, minus, **how))
-    names = list(found)
+    return el.ablate(problem.model, last_layers(found, layers), alpha)
+
+
+def last_layers(engram: el.Engram, layers: str) -> el.Engram:
+    """The engram of "all" layers, the "late" half or the "last" quarter of them."""
     if layers not in LAYERS:
         raise ValueError(f"engram: layers must be one of {', '.join(LAYERS)}, got {layers!r}.")
-    chosen = names[-math.ceil(LAYERS[layers] * len(names)) :]
-    return el.ablate(problem.model, el.Engram({name: found[name] for name in chosen}), alpha)
+    names = list(engram)[-math.ceil(LAYERS[layers] * len(engram)) :]
+    return el.Engram({name: engram[name] for name in names}, engram.norms)  # exact names, where `select` takes suffixes
 
 
 def engram_plain(problem: Problem) -> nn.Module:
