@@ -330,9 +330,9 @@ class NormKind(LayerKind):
     def weight(self, module: nn.Module, matrix: Tensor) -> Tensor:
         return matrix.reshape(module.weight.shape)
 
+    @abstractmethod
     def normalised(self, module: nn.Module, x: Tensor) -> Tensor:
         """x̂ as (n, positions, channels)."""
-        raise NotImplementedError
 
     def columns(self, module: nn.Module, x: Tensor) -> Tensor:
         return self.normalised(module, _wide(x)).unsqueeze(-1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import engramlib as el
 from engramlib.lab import metrics, models, training
 from engramlib.lab.datasets import ImageData, Split, digits
 
@@ -254,6 +255,15 @@ def test_flops_by_hand():
     assert metrics.flops(lambda: layer(x).sum().backward()) == 3 * 2 * 3 * 5 * 7  # forward, by input, by weight
     conv = nn.Conv2d(2, 4, 3, padding=1, bias=False)
     assert metrics.flops(lambda: conv(torch.zeros(1, 2, 6, 6))) == 2 * 36 * 4 * 2 * 9
+
+
+def test_flops_count_products_that_are_added_in_place():
+    a, b = torch.zeros(5, 3), torch.zeros(3, 7)
+    assert metrics.flops(lambda: torch.zeros(5, 7).addmm_(a, b)) == 2 * 3 * 5 * 7
+    many = a.expand(4, 5, 3), b.expand(4, 3, 7)
+    assert metrics.flops(lambda: torch.zeros(4, 5, 7).baddbmm_(*many)) == 4 * 2 * 3 * 5 * 7
+    layer = torch.nn.Linear(6, 2, bias=False)  # one block of Σ is a whole product: forward, and 2 n d²
+    assert metrics.flops(lambda: el.collect(layer, [torch.randn(10, 6)])) == 2 * 10 * 6 * 2 + 2 * 10 * 6 * 6
 
 
 def test_timed_measures_the_block_also_after_an_error():
