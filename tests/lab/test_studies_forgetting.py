@@ -70,6 +70,13 @@ def test_recorded_run_has_every_entrant_and_seed(lab, setting):
     assert len(said) == 2 and all(r["said"] for r in said)
 
 
+def test_a_setting_may_name_its_entrants(lab, setting):
+    study.record(replace(setting, entrants=("retain", "uce")), seeds=range(1))
+    run = runs.load("authors-forgetting", folder=lab)
+    assert [r["method"] for r in run.where(study="methods")] == ["retain", "uce"]
+    assert {r["method"] for r in run.where(study="tuning")} == {"uce"}
+
+
 def test_recorded_places_have_the_chosen_strength_and_an_equal_norm(lab, setting):
     study.record_places(setting, seeds=range(2))
     run = runs.load("authors-places", folder=lab)
