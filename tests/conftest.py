@@ -39,3 +39,13 @@ def _seed() -> None:
 @pytest.fixture
 def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def bits(model):
+    """A copy of all parameters and buffers."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one, other):
+    """Whether two of those agree to the last bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

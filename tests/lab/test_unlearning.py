@@ -17,6 +17,7 @@ from engramlib.lab.models import resnet
 from engramlib.lab.training import train_classifier
 from engramlib.lab.unlearning import METHODS, Problem, accuracies, apply, relabelling, tune
 from engramlib.lab.unlearning.method import TRIES, Method
+from tests.conftest import bits, same
 
 FORGET = 3
 UNTUNED = {"retrain", "leace", "logit_mask", "engram_plain"}
@@ -53,14 +54,6 @@ def before(trained):
 
 def weights(model):
     return {name: p.detach() for name, p in model.named_parameters()}
-
-
-def bits(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def middle(name):

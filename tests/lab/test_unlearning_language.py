@@ -25,6 +25,7 @@ from engramlib.lab.unlearning.language.answers import idk_pairs, own_alternative
 from engramlib.lab.unlearning.language.problem import logits
 from engramlib.lab.unlearning.language.representation import _hidden
 from engramlib.lab.unlearning.method import TRIES
+from tests.conftest import bits, same
 
 CLOSED = ("uce", "engram", "engram_norm", "engram_lambda")
 NAMES = [
@@ -77,14 +78,6 @@ def trained(data):
 @pytest.fixture
 def problem(trained, data):
     return Problem(*trained, data, epochs=5, batch_size=9, validation=9)  # a step an epoch
-
-
-def bits(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def middle(name):
@@ -486,6 +479,20 @@ def test_settings_share_what_they_can_and_rows_say_what_each_costs_alone(problem
     collecting = problem._memo.results["moments", None, "absorb"][1]
     assert all(row["seconds"] > collecting for tuned in found for row in tuned.tried)
     assert all(tuned.seconds < sum(row["seconds"] for row in tuned.tried) for tuned in found)
+
+
+def test_accuracies_count_whole_answers_or_tokens(problem):
+    by_token = replace(problem, unit="tokens")
+    edited = apply("engram_norm", problem, {"alpha": 2.0}).model
+    for model in (problem.model, edited):
+        pairs = problem.forget_pairs
+        greedy = [answer.greedy for answer in lm.answer_logprobs(model, problem.tokenizer, pairs)]
+        assert problem.accuracies(model)[0] == sum(bool(g.all()) for g in greedy) / len(greedy)
+        expected = sum(int(g.sum()) for g in greedy) / sum(len(g) for g in greedy)
+        assert by_token.accuracies(model)[0] == pytest.approx(expected)
+    assert by_token.accuracies(edited)[0] > problem.accuracies(edited)[0]
+    with pytest.raises(ValueError, match="unit must be one of answers, tokens"):
+        replace(problem, unit="words")
 
 
 def test_tune_keeps_the_best_score_and_apply_repeats_it(problem):

@@ -48,10 +48,10 @@ class Setting:
 
 
 AUTHORS = Setting("authors", {"epochs": 5, "batch_size": 16})
-# Closed forms first: they take minutes, a method that trains nine times takes a quarter of an hour on one core.
+# Answers of sixty tokens: whole ones break at the lightest touch, so settings are chosen by tokens. Closed forms first: they take minutes, a method that trains nine times takes a quarter of an hour on one core.
 TOFU = Setting(
     "tofu",
-    {"epochs": 5, "batch_size": 16},
+    {"epochs": 5, "batch_size": 16, "unit": "tokens"},
     entrants=(
         *("full", "retain", "engram_06", "engram_norm_1", "engram", "engram_norm", "engram_lambda"),
         *("uce", "task_arithmetic", "npo", "graddiff", "simnpo"),

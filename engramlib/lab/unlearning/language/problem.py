@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Pair = tuple[str, str]
 Batch = dict[str, Tensor]
+Unit = Literal["answers", "tokens"]
 
 # Answers that give nothing away, in words that the generated corpus has too: a word-level tokenizer knows them.
 IDK = (
@@ -43,11 +44,12 @@ class Problem(BaseProblem):
     in batches of about `batch_size`, with as many retained questions beside, which are gone through once before one
     comes again. Passes without gradients take four times as many at once. `weight_decay` is AdamW's (TOFU has 0.01).
     `validation`: how many retained questions `accuracies` asks; they are the same for every seed, and no method sees
-    them. At most half of the retained questions are set aside.
+    them. At most half of the retained questions are set aside. `unit`: what they count, "answers" (all tokens right) or
+    "tokens", where answers are so long that hardly an edit leaves one whole.
     `rcond` is the cut of the closed-form methods (see `el.extract`). `idk`: the answers of the methods that say so.
     `eos`: an answer ends with the tokenizer's end-of-text token, as in training.
 
-    Raises `ValueError` for splits that share a question, `KeyError` for splits that the data do not have.
+    Raises `ValueError` for an unknown unit and for splits that share a question, `KeyError` for splits that the data do not have.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class Problem(BaseProblem):
     batch_size: int = 16
     weight_decay: float = 0.01
     validation: int = 160
+    unit: Unit = "answers"
     rcond: float = 1e-6
     idk: Sequence[str] = IDK
     eos: bool = True
@@ -69,6 +72,8 @@ class Problem(BaseProblem):
         for name in ("epochs", "batch_size", "validation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Problem: {name} must be at least 1, got {getattr(self, name)}.")
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"Problem: unit must be one of {', '.join(get_args(Unit))}, got {self.unit!r}.")
         if isinstance(self.idk, str) or not self.idk or not all(isinstance(s, str) and s.strip() for s in self.idk):
             raise ValueError("Problem: idk must be a collection of at least one sentence.")
         object.__setattr__(self, "idk", tuple(self.idk))
@@ -106,19 +111,28 @@ class Problem(BaseProblem):
         return [pairs[i] for i in sorted(asked)], [pair for i, pair in enumerate(pairs) if i not in asked]
 
     def accuracies(self, model: nn.Module) -> tuple[float, float]:
-        """(share of forgotten questions, share of `validation_pairs`) whose whole answer is right.
+        """(share of `forget_pairs`, share of `validation_pairs`) that is right, in answers or tokens: see `unit`.
 
-        Right: teacher-forced, each token of the answer is the most probable one. Raises `FloatingPointError` if the
+        Right: teacher-forced, the token, or each token of the answer, is the most probable one. Raises `FloatingPointError` if the
         model's probabilities are no numbers.
         """
-        return self.exact(model, self.forget_pairs), self.exact(model, self.validation_pairs)
+        right = self.exact if self.unit == "answers" else self.tokens
+        return right(model, self.forget_pairs), right(model, self.validation_pairs)
 
     def exact(self, model: nn.Module, pairs: Sequence[Pair]) -> float:
         """Share of `pairs` whose whole answer greedy decoding gets right, teacher-forced."""
+        answers = self._greedy(model, pairs)
+        return sum(bool(right.all()) for right in answers) / len(answers)
+
+    def tokens(self, model: nn.Module, pairs: Sequence[Pair]) -> float:
+        """Share of all tokens of the answers that greedy decoding gets right, teacher-forced."""
+        return float(torch.cat(self._greedy(model, pairs)).double().mean())
+
+    def _greedy(self, model: nn.Module, pairs: Sequence[Pair]) -> list[Tensor]:
         answers = language.answer_logprobs(model, self.tokenizer, pairs, batch_size=4 * self.batch_size)
         if not all(torch.isfinite(answer.logprobs).all() for answer in answers):
             raise FloatingPointError("the log-probabilities of the answers are not finite.")
-        return sum(bool(answer.greedy.all()) for answer in answers) / len(answers)
+        return [answer.greedy for answer in answers]
 
     # -------------------------------------------------------------------------------------------------- batches
 
