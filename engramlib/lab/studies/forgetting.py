@@ -48,7 +48,8 @@ class Setting:
 
 
 AUTHORS = Setting("authors", {"epochs": 5, "batch_size": 16})
-# Answers of sixty tokens: whole ones break at the lightest touch, so settings are chosen by tokens. Closed forms first: they take minutes, a method that trains nine times takes a quarter of an hour on one core.
+# Answers of sixty tokens: whole ones break at the lightest touch, so tokens are counted. Closed forms first: they take
+# minutes, a method that trains nine times takes a quarter of an hour on one core.
 TOFU = Setting(
     "tofu",
     {"epochs": 5, "batch_size": 16, "unit": "tokens"},

@@ -49,7 +49,8 @@ class Problem(BaseProblem):
     `rcond` is the cut of the closed-form methods (see `el.extract`). `idk`: the answers of the methods that say so.
     `eos`: an answer ends with the tokenizer's end-of-text token, as in training.
 
-    Raises `ValueError` for an unknown unit and for splits that share a question, `KeyError` for splits that the data do not have.
+    Raises `ValueError` for an unknown unit and for splits that share a question, `KeyError` for splits that the data do
+    not have.
     """
 
     model: nn.Module
@@ -113,8 +114,8 @@ class Problem(BaseProblem):
     def accuracies(self, model: nn.Module) -> tuple[float, float]:
         """(share of `forget_pairs`, share of `validation_pairs`) that is right, in answers or tokens: see `unit`.
 
-        Right: teacher-forced, the token, or each token of the answer, is the most probable one. Raises `FloatingPointError` if the
-        model's probabilities are no numbers.
+        Right: teacher-forced, the token, or each token of the answer, is the most probable one. Raises
+        `FloatingPointError` if the model's probabilities are no numbers.
         """
         right = self.exact if self.unit == "answers" else self.tokens
         return right(model, self.forget_pairs), right(model, self.validation_pairs)
