@@ -8,7 +8,8 @@
 Eight methods that train, two closed-form ones and three engrams; nine settings for each. A setting's score is
 (1 - exact_forget) (1 - |exact_retain - exact_retain before|), `Tuned.acc_forget` and `.acc_keep` being the shares of
 whole answers that are right, teacher-forced (of tokens, with `unit="tokens"`): `Problem.accuracies`. Nothing here looks
-at a retrained model, at paraphrases or at wrong answers. `metrics.flops(lambda: METHODS["npo"].run(problem, **settings))` counts what one costs.
+at a retrained model, at paraphrases or at wrong answers.
+`metrics.flops(lambda: METHODS["npo"].run(problem, **settings))` counts what one costs.
 
 The grids were laid out by forgetting `rehearsal10` of the generated authors with the small Llama; `forget10` was not
 looked at.
