@@ -7,12 +7,12 @@ PORT   ?= 8000
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help book test serve clean repoint install
+.PHONY: help book test serve clean repoint install assignments site-test
 
 help: ## show this list
 	@echo "AI engrams: the book and engramlib. Needs python3 >= 3.10 and make, nothing else."
 	@echo
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12 | sed 's/^/  make /'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12 | sed 's/^/  make /'
 	@echo
 	@echo "  PYTHON=python3.12 make ...        use another Python"
 	@echo "  ENGRAM_DATA=/my/data make ...     where MNIST lies (else downloaded when a chapter needs it)"
@@ -27,6 +27,10 @@ test: $(STAMP) ## lint, import directions, unit tests, doctests, every chapter, 
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 	  --doctest-modules --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(PYTEST)
 
+site-test: $(STAMP) ## the built book in a real browser, about 3 minutes (needs chromium; says so if there is none)
+	@$(BIN)/python book/browser.py
+	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/site -q $(PYTEST)
+
 serve: ## show the built book at http://localhost:8000 (PORT=8080 for another port)
 	@test -f _build/html/index.html || { echo "No book yet: run 'make book' first."; exit 1; }
 	@echo "The book is at http://localhost:$(PORT)/ (Ctrl-C stops)"
@@ -34,6 +38,9 @@ serve: ## show the built book at http://localhost:8000 (PORT=8080 for another po
 
 repoint: $(STAMP) ## point every link at your fork: make repoint REPO=https://github.com/you/fork
 	@$(BIN)/python book/repoint.py "$(REPO)"
+
+assignments: $(STAMP) ## make the student notebooks and autograders from their masters
+	@$(BIN)/python book/assignments/build.py
 
 install: $(STAMP) ## only make .venv
 
