@@ -1,6 +1,7 @@
-"""The book's own scripts are not a package: make them importable here."""
+"""The book's own scripts are not a package, nor are these tests: make them importable here."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book"))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "book")]

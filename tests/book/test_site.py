@@ -98,3 +98,25 @@ def test_missing_search_index_and_remote_css_are_found(site):
     (site / "_static" / "s.css").write_text("@font-face { src: url('https://fonts.example/f.woff2') }")
     found = problems(site)
     assert any("search index" in p for p in found) and any("s.css" in p for p in found)
+
+
+def test_pages_that_lead_elsewhere_are_known(site):
+    (site / "old.html").write_text('<html><a href="a.html">moved</a></html>')
+    assert problems(site) == ["old.html: built but not in _toc.yml"]
+    assert check(site, pages=[Path("a.html"), Path("b.html")], executed=[], moved=("old",)) == []
+
+
+@pytest.mark.parametrize(
+    ("link", "message"),
+    [
+        ("/book/a.html", None),
+        ("#top", None),
+        ("https://example.org", None),
+        ("a.html", "does not start with /book/"),
+        ("/book/gone.html", "dead link"),
+    ],
+)
+def test_the_404_page_is_right_at_any_depth(site, link, message):
+    (site / "404.html").write_text(f'<html><p id="top"></p><a href="{link}">x</a></html>')
+    found = check(site, pages=[Path("a.html"), Path("b.html")], executed=[], base="/book/")
+    assert (found == []) if message is None else (len(found) == 1 and message in found[0]), found

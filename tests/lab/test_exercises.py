@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from engramlib.lab import exercises
 from engramlib.lab.exercises import checking, registry
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
-NOTEBOOKS = sorted(p for p in BOOK.rglob("*.ipynb") if "_build" not in p.parts and ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(BOOK.glob("part*/*.ipynb"))  # coursework has tests of its own
 
 
 def _readable(path):
@@ -30,13 +31,21 @@ NAMED = [pytest.param(path, e, id=f"{path.stem}-{e.number}") for path, e in IN_B
 def square(monkeypatch):
     monkeypatch.setattr(registry, "_known", {})
 
-    @exercises.exercise("98.1", wrong={"identity": lambda x: x, "off by one": lambda x: x * x + 1, "text": "nine"})
+    @exercises.exercise("98.1", wrong={"identity": lambda x: x, "off by one": lambda x: x * x + 1})
     def _(square):
         exercises.expect(square(3) == 9, "square(3) should be 9: multiply x by itself.")
 
     @exercises.exercise("98.2", wrong={"half": 0.5, "shape": [1.0, 2.0]})
     def _(value):
         exercises.close_to(value, 2.0, "Two is what we look for.")
+
+    @exercises.exercise("98.3", wrong={"identity": lambda x: x, "one": lambda x: 1.0})
+    def _(root):
+        exercises.expect(abs(root(9.0) - 3.0) < 1e-6, "root(9) should be 3.")
+
+    @exercises.exercise("98.4", wrong={"half": 0.5, "three": 3})
+    def _(value):
+        exercises.expect(float(value) == 2.0, "Two is what we look for.")
 
 
 def say(capsys, number, answer):
@@ -73,10 +82,58 @@ def test_errors_become_messages(square, capsys):
 
     right, text = say(capsys, "98.1", broken)
     assert not right and "line 3 of your function stopped with ZeroDivisionError: division by zero" in text
-    assert "cannot be used here: TypeError" in say(capsys, "98.1", "nine")[1]
-    assert "takes 0 positional arguments" in say(capsys, "98.1", lambda: 1)[1]
-    assert "there is no exercise 98.7; there are: 98.1, 98.2" in say(capsys, "98.7", 1)[1]
+    assert "asks for a function" not in text
+    takes_none = say(capsys, "98.1", lambda: 1)[1]
+    assert "called with 1 argument, and does not take that" in takes_none and "as the stub has it" in takes_none
+    assert "result cannot be used: TypeError" in say(capsys, "98.3", lambda x: "nine")[1]
+    assert "It returned the text 'nine'." in say(capsys, "98.3", lambda x: "nine")[1]
+    assert "there is no exercise 98.7; there are: 98.1, 98.2, 98.3, 98.4" in say(capsys, "98.7", 1)[1]
     assert "looks like '00.1'" in say(capsys, "first", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "said"),
+    [
+        ("98.1", "nine", "this asks for a function: give its name, without calling it. You gave the text 'nine'."),
+        ("98.1", torch.ones(2, 3), "You gave a tensor of shape (2, 3)."),
+        ("98.1", {}, "You gave a dict."),
+        ("98.4", lambda x: 2.0, "this asks for one number. You gave a function."),
+        ("98.4", (1.0, 2.0), "this asks for one number. You gave a tuple of 2."),
+        ("98.4", "two", "this asks for one number. You gave the text 'two'."),
+        ("98.4", float("nan"), "your answer contains NaN"),
+        ("98.2", [float("nan"), 1.0], "your answer contains NaN"),
+        ("98.3", lambda x: x * float("nan"), "your function returns NaN"),
+    ],
+)
+def test_what_a_confused_student_gives_is_named(square, capsys, number, answer, said):
+    right, text = say(capsys, number, answer)
+    assert not right and text.startswith("✗") and said in text
+
+
+ODD_ANSWERS = {
+    "text": "seven",
+    "number": 0.12345,
+    "NaN": float("nan"),
+    "tensor": torch.full((2, 3), 0.12345),
+    "pair of texts": ("a", "z"),
+    "empty": [],
+    "dict": {},
+    "class": type("Answer", (), {}),
+    "returns text": lambda *args, **named: "seven",
+    "returns NaN": lambda *args, **named: float("nan"),
+    "returns a wrong shape": lambda *args, **named: torch.full((7,), 0.12345),
+    "takes nothing": lambda: 1,
+    "raises": lambda *args, **named: {}["key"],
+}
+
+
+@pytest.mark.parametrize("name", ODD_ANSWERS)
+def test_no_odd_answer_passes_or_breaks_a_check(name):
+    """In every exercise: a wrong kind, shape or error is a message for the student, never an exception."""
+    for exercise in exercises.all_exercises():
+        outcome = exercises.evaluate(exercise.number, ODD_ANSWERS[name])
+        assert outcome.status == checking.WRONG and len(outcome.message) > 10, (exercise.number, outcome)
+        assert "not callable" not in outcome.message
 
 
 def test_registering_needs_two_wrong_answers():
@@ -115,6 +172,7 @@ def notebook(tmp_path, *, head=HEAD, stub=STUB, folded=HINT + SOLUTION, tags=("e
 def test_stub_and_solution_come_out_of_a_notebook(square, tmp_path):
     (found,) = exercises.solutions(notebook(tmp_path))
     assert (found.number, found.title, found.answer) == ("98.1", "Squares", "square")
+    assert (found.difficulty, found.minutes) == (1, 5)
     assert found.solution == "def square(x):\n    return x * x\n"
     assert exercises.evaluate("98.1", found.solution_answer()).status == "right"
     assert exercises.evaluate("98.1", found.stub_answer()).status == "not attempted"
@@ -124,6 +182,7 @@ def test_stub_and_solution_come_out_of_a_notebook(square, tmp_path):
     ("change", "complaint"),
     [
         ({"head": HEAD.replace("Difficulty", "Level")}, "no line like"),
+        ({"head": HEAD.replace("●○○", "○●○")}, "no line like"),
         ({"tags": ()}, "one code cell tagged"),
         ({"folded": SOLUTION}, "no folded Hint"),
         ({"folded": HINT}, "no folded Solution"),

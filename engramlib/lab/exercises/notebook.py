@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _HEADING = re.compile(r"^### Exercise (\d\d\.\d+): (.+)$", re.MULTILINE)
-_DIFFICULTY = re.compile(r"^\*Difficulty [●○]{3} · \d+ minutes?( · [^*]+)?\*$", re.MULTILINE)
+_DIFFICULTY = re.compile(r"^\*Difficulty (●○○|●●○|●●●) · (\d+) minutes?( · [^*]+)?\*$", re.MULTILINE)
 _DETAILS = re.compile(r"<details[^>]*>\s*<summary>\s*(Hint|Solution)\s*</summary>(.*?)</details>", re.DOTALL)
 _CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -19,10 +19,15 @@ PRELUDE = "import torch\nimport engramlib as el\nfrom engramlib.lab import exerc
 
 @dataclass(frozen=True)
 class NotebookExercise:
-    """One exercise as it stands in a notebook. `answer` = the name that the stub hands to `check`."""
+    """One exercise as it stands in a notebook. `answer` = the name that the stub hands to `check`.
+
+    `difficulty`: 1 (●○○) to 3 (●●●). `minutes`: how long it should take.
+    """
 
     number: str
     title: str
+    difficulty: int
+    minutes: int
     answer: str
     stub: str
     solution: str
@@ -83,7 +88,8 @@ def _parse(notebook: str, cells: list[dict]) -> NotebookExercise:
             raise ValueError(f"{notebook}, exercise {number}: {what}.")
 
     need(len(_HEADING.findall(prose)) == 1, "two exercises share one markdown cell")
-    need(_DIFFICULTY.search(prose), "no line like '*Difficulty ●○○ · 5 minutes*'")
+    level = _DIFFICULTY.search(prose)
+    need(level, "no line like '*Difficulty ●○○ · 5 minutes*'")
     stubs = ["".join(c["source"]) for c in cells if "exercise" in c.get("metadata", {}).get("tags", [])]
     need(len(stubs) == 1, f"needs one code cell tagged 'exercise', has {len(stubs)}")
     folded = {kind: text for kind, text in _DETAILS.findall(prose)}
@@ -94,7 +100,7 @@ def _parse(notebook: str, cells: list[dict]) -> NotebookExercise:
     asked, answer = _checked(stubs[0])
     need(answer, 'the stub does not call exercises.check("NN.k", name)')
     need(asked == number, f"the stub checks exercise {asked}")
-    return NotebookExercise(number, title, answer, stubs[0], code[0])
+    return NotebookExercise(number, title, level[1].count("●"), int(level[2]), answer, stubs[0], code[0])
 
 
 def _checked(stub: str) -> tuple[str | None, str | None]:
