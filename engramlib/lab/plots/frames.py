@@ -2,63 +2,63 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from html import escape
 
 from matplotlib.figure import Figure
 
-from engramlib.lab.plots.css import css_where_needed
 from engramlib.lab.plots.figure import as_list, close, display_html, need, panel
+from engramlib.lab.plots.player import player
 
-# Small multiples are the plain state; the script turns them into a player. So a page without JavaScript, and paper,
-# show every frame. Arrow keys, Home and End come with the browser's own slider.
+# Arrow keys, Home, End and dragging come with the browser's own slider; the space bar plays and pauses. For readers
+# who asked their system for less motion, the button goes one frame on instead of playing.
 _SCRIPT = """
-(function(id){
- var box=document.getElementById(id);
- if(!box||box.dataset.ready){return;}
- box.dataset.ready="1";
- var frames=box.querySelectorAll(".engram-frame"),slider=box.querySelector("input"),
-  button=box.querySelector("button"),out=box.querySelector("output"),timer=null;
+function(box){
+ var frames=Array.from(box.querySelectorAll(".engram-frame")),slider=box.querySelector("input"),
+  button=box.querySelector("button"),out=box.querySelector("output"),last=frames.length-1,timer=null,
+  calm=window.matchMedia("(prefers-reduced-motion: reduce)");
  function go(i){
   frames.forEach(function(f,k){f.classList.toggle("is-on",k===i);});
   var text=frames[i].dataset.label;
   slider.value=i;slider.setAttribute("aria-valuetext",text);out.textContent=text;
  }
- function stop(){clearInterval(timer);timer=null;button.textContent="\\u25B6 Play";}
- function play(){
-  if(+slider.value===frames.length-1){go(0);}
-  button.textContent="\\u275A\\u275A Pause";
+ function name(){
+  var word=timer?"Pause":calm.matches?"Next":"Play";
+  button.textContent=(timer?"\\u275A\\u275A ":"\\u25B6 ")+word;button.setAttribute("aria-label",word);
+ }
+ function stop(){clearInterval(timer);timer=null;name();}
+ function next(){go(+slider.value===last?0:+slider.value+1);}
+ function press(){
+  if(timer){stop();return;}
+  next();
+  if(calm.matches||+slider.value===last){return;}
   timer=setInterval(function(){
    if(!box.isConnected){stop();return;}
-   go(+slider.value+1);
-   if(+slider.value===frames.length-1){stop();}
+   next();
+   if(+slider.value===last){stop();}
   },+box.dataset.interval);
+  name();
  }
- button.addEventListener("click",function(){timer?stop():play();});
- slider.addEventListener("input",function(){if(timer){stop();}go(+slider.value);});
- box.classList.add("is-player");
+ button.addEventListener("click",press);
+ slider.addEventListener("input",function(){stop();go(+slider.value);});
+ slider.addEventListener("keydown",function(e){if(e.key===" "){e.preventDefault();press();}});
+ calm.addEventListener("change",stop);
  stop();go(+box.dataset.start);
-})("ID");
+}
 """
 
 
-def frames(
-    figs: Sequence[Figure],
-    labels: Sequence[object],
-    *,
-    caption: str,
-    alt: str,
-    label: str = "α",
-    start: int = 0,
-    interval: float = 0.8,
-) -> None:
-    """Show `figs` as one player. `labels` = the value each frame stands for, `label` = what they are values of.
+def frames(figs: Sequence[Figure], labels: Sequence[object], *, caption: str, alt: str, **options) -> None:
+    """Show `figs` as one player. `labels` = the value each frame stands for.
 
-    `start` = the frame shown first, `interval` = seconds a frame when playing. It plays only when asked to.
-    Works in static HTML, Jupyter and Colab; without JavaScript, and in print, all frames stand side by side.
+    It plays only when asked to. Works in static HTML, Jupyter, VS Code and Colab; without JavaScript, and in print,
+    all frames stand side by side. The figures are closed afterwards. Options:
+
+    - `label="α"`: what `labels` are values of.
+    - `start=0`: the frame shown first.
+    - `interval=0.8`: seconds a frame when playing.
     """
-    html = frames_html(figs, labels, caption=caption, alt=alt, label=label, start=start, interval=interval)
+    html = frames_html(figs, labels, caption=caption, alt=alt, **options)
     display_html(html, fallback=f"{alt}\n{caption}")
     close(figs)
 
@@ -80,17 +80,22 @@ def frames_html(
         raise ValueError(f"frames: {len(figs)} figures but {len(labels)} labels; each frame needs one.")
     if not 0 <= start < len(figs):
         raise ValueError(f"frames: start must be between 0 and {len(figs) - 1}, got {start}.")
-    name = f"engram-{uuid.uuid4().hex[:10]}"  # also unique beside the saved output of an earlier session
+    if not interval > 0:
+        raise ValueError(f"frames: interval is the seconds a frame stays, more than 0; got {interval}.")
     texts = [f"{label} = {value}" for value in labels]
     boxes = "".join(_frame(fig, text, alt) for fig, text in zip(figs, texts, strict=True))
-    return (
-        f'{css_where_needed()}<figure class="engram-figure" id="{name}" data-start="{start}" '
-        f'data-interval="{round(interval * 1000)}"><div class="engram-controls">'
+    controls = (
+        f'<div class="engram-controls" hidden role="group" aria-label="{escape(label)}: frames">'
         '<button type="button">&#9654; Play</button>'
         f'<label><span>{escape(label)}</span><input type="range" min="0" max="{len(figs) - 1}" step="1" '
-        f'value="{start}"></label><output>{escape(texts[start])}</output></div>'
-        f'<div class="engram-panels">{boxes}</div><figcaption>{escape(caption, quote=False)}</figcaption></figure>'
-        f"<script>{_SCRIPT.replace('ID', name).strip()}</script>"
+        f'value="{start}" autocomplete="off" aria-valuetext="{escape(texts[start])}"></label>'
+        f'<output aria-live="off">{escape(texts[start])}</output></div>'  # the slider says its value itself
+    )
+    return player(
+        f'{controls}<div class="engram-panels">{boxes}</div>',
+        _SCRIPT,
+        caption=caption,
+        data={"start": start, "interval": round(interval * 1000)},
     )
 
 
