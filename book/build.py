@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import yaml
@@ -113,6 +114,7 @@ def execute_all(notebooks: list[Path]) -> None:
     """Run every chapter, two at a time since each runs on one thread, one line each; an error ends the build."""
     cache = get_cache(str(CACHE))
     os.environ["ENGRAM_PROGRESS"] = "0"  # progress bars are for readers who run a chapter, not for pages
+    os.environ["ENGRAM_LIVE"] = "0"  # nor are live controls, also when the build starts from inside a notebook
     workers = min(2, os.cpu_count() or 1)
     print(f"Running {len(notebooks)} chapters, {workers} at a time ...", flush=True)
     with ThreadPoolExecutor(workers) as pool:
@@ -147,7 +149,10 @@ def check_all(files: list[Path]) -> int:
         sys.exit("No built site in _build/html: run make book first.")
     pages = [path.relative_to(ROOT).with_suffix(".html") for path in files]
     executed = [path.relative_to(ROOT).with_suffix(".html") for path in files if path.suffix == ".ipynb"]
-    problems = check(SITE, pages=pages, executed=executed)
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    moved = tuple(yaml.safe_load((ROOT / "book/redirects.yml").read_text()))
+    base = urlsplit(config["html"]["baseurl"]).path
+    problems = check(SITE, pages=pages, executed=executed, moved=moved, base=base)
     for problem in problems:
         print(f"  {problem}")
     print(

@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 
 PAGE_LIMIT = 2_000_000  # bytes
 # Pages Sphinx and its extensions add; everything else must be in _toc.yml.
-ADDED = {"index.html", "search.html", "genindex.html", "prf-prf.html"}
+ADDED = {"index.html", "search.html", "genindex.html", "prf-prf.html", "404.html"}
 # Attributes a browser fetches without a click. <link> counts only with one of these relations.
 LOADS = {
     "script": ("src",), "img": ("src", "srcset"), "source": ("src", "srcset"), "iframe": ("src",),
@@ -23,21 +23,26 @@ REMOTE = re.compile(r"^\s*(https?:)?//", re.IGNORECASE)
 REMOTE_CSS = re.compile(r"""(?:url\(|@import)\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
 
 
-def check(site: Path, *, pages: list[Path], executed: list[Path]) -> list[str]:
+def check(
+    site: Path, *, pages: list[Path], executed: list[Path], moved: tuple[str, ...] = (), base: str = "/"
+) -> list[str]:
     """All problems of the site as sentences that name the page; an empty list when it is right.
 
     `pages` and `executed` are the pages _toc.yml promises and those among them that come from a notebook,
-    relative to `site`.
+    relative to `site`; `moved` are the addresses that lead elsewhere, without .html. 404.html is served at any
+    depth, so its own addresses start with `base`, the path of the site.
     """
     built = {p.relative_to(site): p for p in site.rglob("*.html") if "_static" not in p.relative_to(site).parts}
     wanted = set(pages)
     problems = [f"{page}: listed in _toc.yml but not built" for page in pages if page not in built]
-    extra = sorted(str(page) for page in built if page not in wanted and str(page) not in ADDED)
+    known = ADDED | {f"{old}.html" for old in moved}
+    extra = sorted(str(page) for page in built if page not in wanted and str(page) not in known)
     problems += [f"{page}: built but not in _toc.yml" for page in extra]
     if not (site / "searchindex.js").exists() or not (site / "search.html").exists():
         problems.append("the search index is missing")
 
     soups = {page: BeautifulSoup(path.read_bytes(), "html.parser") for page, path in built.items()}
+    problems += [f"404.html: {problem}" for problem in _from_the_root(soups.get(Path("404.html")), base)]
     anchors = {page: _anchors(soup) for page, soup in soups.items()}
     for page, soup in soups.items():
         found = _remote(soup) + _dead_links(page, soup, site, anchors) + _local_files(page, soup, site)
@@ -58,6 +63,18 @@ def check(site: Path, *, pages: list[Path], executed: list[Path]) -> list[str]:
 def _anchors(soup) -> set[str]:
     named = soup.find_all("a", attrs={"name": True})
     return {tag["id"] for tag in soup.find_all(id=True)} | {tag["name"] for tag in named}
+
+
+def _from_the_root(soup, base: str) -> list[str]:
+    """The page for lost readers works at any depth; its addresses are then made relative for the other checks."""
+    problems = []
+    for tag in soup.find_all(True) if soup else ():
+        for name in {"href", "src", "action"} & set(tag.attrs):
+            if tag[name].startswith(base):
+                tag[name] = tag[name].removeprefix(base) or "index.html"
+            elif not (re.match(r"#|$", tag[name]) or urlsplit(tag[name]).scheme):
+                problems.append(f"{tag[name]} does not start with {base}: it breaks for an address with a slash")
+    return problems
 
 
 def _loaded(soup):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,9 +10,20 @@ from pathlib import Path
 import yaml
 
 ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]*)/([A-Za-z0-9._-]+?)(?:\.git)?/?")
-# Everything that names the repository: links and badges, the setup cells, the package's metadata.
-FILES = ("_config.yml", "pyproject.toml", "CITATION.cff", "README.md", "CHANGELOG.md", "book/**/*.md",
-         "book/**/*.ipynb", "engramlib/**/*.py", "engramlib/**/*.md")  # fmt: skip
+# Whatever may name the repository: links and badges, setup cells, workflows, the package's metadata.
+KINDS = set(".bib .cff .css .html .ipynb .js .md .py .svg .toml .txt .yaml .yml".split())
+NAMES = {"Makefile", "LICENSE", "run"}  # .ci/run
+SKIPPED = {"_build", "__pycache__", "dist", "mathjax", "tests"}  # made, foreign, or asking _config.yml; hidden ones too
+SHOWN = {".ci", ".github"}  # hidden, and ours
+
+
+def files(root: Path) -> list[Path]:
+    """Every file of the project that may name the repository, notebooks of the assignments included."""
+    found = []
+    for folder, inner, names in os.walk(root):
+        inner[:] = sorted(d for d in inner if d in SHOWN or not (d in SKIPPED or d.startswith(".")))
+        found += [Path(folder, name) for name in sorted(names) if name in NAMES or Path(name).suffix in KINDS]
+    return found
 
 
 def repoint(root: Path, new_url: str) -> list[Path]:
@@ -29,16 +41,17 @@ def repoint(root: Path, new_url: str) -> list[Path]:
     rules = [
         (re.compile(rf"(github(?:\.com)?/){re.escape(old_owner)}/{re.escape(old_name)}{end}"), rf"\g<1>{owner}/{name}"),
         (re.compile(rf"\b{re.escape(old_owner)}\.github\.io/{re.escape(old_name)}{end}"), f"{owner}.github.io/{name}"),
+        # The line after git clone, in a shell or a page that shows one.
+        (re.compile(rf"^(\s*(?:\$ )?cd ){re.escape(old_name)}$", re.M), rf"\g<1>{name}"),
     ]
     changed = []
-    for pattern in FILES:
-        for path in sorted(root.glob(pattern)):
-            text = before = path.read_text(encoding="utf-8")
-            for rule, replacement in rules:
-                text = rule.sub(replacement, text)
-            if text != before:
-                path.write_text(text, encoding="utf-8")
-                changed.append(path)
+    for path in files(root):
+        text = before = path.read_text(encoding="utf-8")
+        for rule, replacement in rules:
+            text = rule.sub(replacement, text)
+        if text != before:
+            path.write_text(text, encoding="utf-8")
+            changed.append(path)
     return changed
 
 

@@ -7,14 +7,19 @@ import platform
 import random
 import statistics
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
+import engramlib
+from engramlib._progress import track
+
 T = TypeVar("T")
 SCALES = ("laptop", "paper")
+# Beside what is shown, the output of a cell carries its numbers: `engramlib.lab.scoreboard` reads them.
+RESULTS = "application/vnd.engram.results+json"
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,13 @@ class Lab:
         """The value for the scale of this run: `epochs = lab.pick(laptop=20, paper=60)`."""
         return paper if self.scale == "paper" else laptop
 
+    def track(self, steps: Iterable[T], desc: str) -> Iterator[T]:
+        """Go through `steps` with a progress bar, for loops over five seconds: `for s in lab.track(seeds, "networks")`.
+
+        The bar comes after two seconds, and only where somebody watches: not on the pages of the book.
+        """
+        return track(steps, desc=desc)
+
 
 def setup(seed: int = 0) -> Lab:
     """Seed python, numpy and torch, set the figure style, and say in one line where the chapter runs.
@@ -39,6 +51,11 @@ def setup(seed: int = 0) -> Lab:
     scale = os.environ.get("ENGRAM_SCALE") or "laptop"
     if scale not in SCALES:
         raise ValueError(f"ENGRAM_SCALE is {scale!r}; set it to 'laptop' or 'paper', or leave it unset.")
+    from engramlib.lab import advice
+
+    advice.show_after_errors()
+    advice.check_data_folder()
+    advice.check_packages()
     import numpy as np
 
     from engramlib.lab import plots
@@ -57,7 +74,7 @@ def setup(seed: int = 0) -> Lab:
     device = torch.cuda.get_device_name() if lab.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
     print(
         f"scale: {scale} · device: {device} · seed: {seed} · "
-        f"Python {platform.python_version()} · torch {torch.__version__}"
+        f"Python {platform.python_version()} · torch {torch.__version__} · engramlib {engramlib.__version__}"
     )
     return lab
 
@@ -71,11 +88,15 @@ def _one_thread() -> None:
         threadpool_limits(limits=1)
 
 
-def say(text: str) -> None:
-    """Show `text` as Markdown: a sentence of prose whose numbers come from the run."""
-    from IPython.display import Markdown, display
+def say(text: str, *, results: Mapping[str, object] | None = None) -> None:
+    """Show `text` as Markdown: a sentence of prose whose numbers come from the run.
 
-    display(Markdown(text))
+    `results` = numbers that the replication scoreboard reads (a name and one number a seed); they are not shown.
+    """
+    from IPython.display import display
+
+    bundle = {RESULTS: as_results(results)} if results else {}
+    display({"text/markdown": text, "text/plain": text, **bundle}, raw=True)
 
 
 def pm(values: float | Iterable[float], digits: int = 3) -> str:
@@ -86,13 +107,16 @@ def pm(values: float | Iterable[float], digits: int = 3) -> str:
     >>> pm([0.5]), pm([])
     ('0.500', '')
     """
-    numbers = (
-        [float(v) for v in values] if isinstance(values, Iterable) and getattr(values, "ndim", 1) else [float(values)]
-    )
+    numbers = _numbers(values)
     if not numbers:
         return ""
     mean = f"{statistics.fmean(numbers):.{digits}f}"
     return mean if len(numbers) == 1 else f"{mean} ± {statistics.stdev(numbers):.{digits}f}"
+
+
+def _numbers(values: float | Iterable[float]) -> list[float]:
+    several = isinstance(values, Iterable) and getattr(values, "ndim", 1)
+    return [float(v) for v in values] if several else [float(values)]
 
 
 COLUMNS = {"what": "", "published": "published", "recorded": "recorded real-data run", "this_run": "this run"}
@@ -104,9 +128,29 @@ def replication_table(rows: Sequence[Mapping[str, object]], caption: str, *, dig
     Each row is a dict: `what` (a name), and any of `published`, `recorded`, `this_run`, each a number, a text, or
     one number a seed (shown as mean ± sd). What is missing or None stays an empty cell, never a guess.
     """
+    from IPython.display import display
+
     from engramlib.lab import plots
 
-    plots.table(replication_rows(rows, digits=digits), caption, columns=list(COLUMNS.values()))
+    html = plots.table_html(replication_rows(rows, digits=digits), caption, columns=list(COLUMNS.values()))
+    found = as_results({str(row["what"]): row.get("this_run") for row in rows})
+    display({"text/html": html, "text/plain": caption, RESULTS: found}, raw=True)
+
+
+def as_results(values: Mapping[str, object]) -> dict[str, list[float] | str]:
+    """Numbers as JSON: a list with one number a seed, or the text that is shown; what is missing is left out.
+
+    >>> as_results({"erased": torch.tensor([0.25, 0.5]), "ratio": 2, "worst": "", "best": "0.91"})
+    {'erased': [0.25, 0.5], 'ratio': [2.0], 'best': '0.91'}
+    """
+    found: dict[str, list[float] | str] = {}
+    for name, value in values.items():
+        if value is None or isinstance(value, str):
+            if value:
+                found[name] = value
+        elif numbers := _numbers(value):
+            found[name] = numbers
+    return found
 
 
 def replication_rows(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -> list[dict[str, str]]:

@@ -38,7 +38,13 @@ def test_scale_comes_from_the_environment(shown, monkeypatch):
 
 def test_say_is_markdown(shown):
     chapter.say("**0.03** left")
-    assert shown[0].data == "**0.03** left"
+    assert shown[0] == {"text/markdown": "**0.03** left", "text/plain": "**0.03** left"}
+
+
+def test_say_carries_numbers_that_it_does_not_show(shown):
+    chapter.say("Most is left.", results={"left": torch.tensor([0.5, 0.75])})
+    assert shown[0][chapter.RESULTS] == {"left": [0.5, 0.75]}
+    assert "0.5" not in shown[0]["text/markdown"]
 
 
 def test_pm():
@@ -59,3 +65,13 @@ def test_replication_table_is_shown(shown):
     chapter.replication_table([{"what": "erased", "recorded": [0.1, 0.1]}], "Beside each other.")
     text = shown[0]["text/html"]
     assert "recorded real-data run" in text and "0.100 ± 0.000" in text
+
+
+def test_replication_table_carries_the_numbers_of_this_run(shown):
+    rows = [
+        {"what": "erased", "published": 0.1, "this_run": [0.25, 0.75]},
+        {"what": "empty", "recorded": [1.0]},
+        {"what": "shown", "this_run": "0.2 ± 0.1"},
+    ]
+    chapter.replication_table(rows, "Beside each other.")
+    assert shown[0][chapter.RESULTS] == {"erased": [0.25, 0.75], "shown": "0.2 ± 0.1"}
