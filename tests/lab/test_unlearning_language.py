@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -471,6 +472,7 @@ def test_settings_share_what_they_can_and_rows_say_what_each_costs_alone(problem
 
     def counted(*args, **kwargs):
         calls["collect"] += 1
+        time.sleep(1)  # dear enough to show on any machine
         return real(*args, **kwargs)
 
     monkeypatch.setattr(lm, "collect", counted)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore_glob = [] if os.environ.get("ENGRAM_SITE") else ["test_*.py"]
+collect_ignore_glob = [] if os.environ.get("ENGRAM_SITE") else ["*.py"]
 if os.environ.get("ENGRAM_SITE"):
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "book")]
 
