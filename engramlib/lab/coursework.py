@@ -12,6 +12,9 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+import torch
 
 from engramlib.lab.exercises.registry import Mistake
 
@@ -25,17 +28,26 @@ def grader(packed: str) -> Any:
     """
     try:
         import otter
+        from otter.test_files.exception_test import ExceptionTestFile
     except ImportError:
         raise ImportError(
             "coursework.grader needs otter-grader: pip install 'engramlib[course]', then restart the notebook."
         ) from None
+
+    shortened = ExceptionTestFile._generate_error_message
+
+    def whole(test: Any, error: Exception, context: int = 0) -> str:
+        """Otter's text about an error, with the quotation marks that it strips from both ends."""
+        shown, text = shortened(test, error, context), str(error)
+        return shown if shown.endswith(text) else shown.removesuffix(text.strip("'")) + text
 
     class Grader(otter.Notebook):
         """Otter's, with messages for students: not the line of the check, which may give the answer away."""
 
         def check(self, question: str, global_env: dict[str, Any] | None = None) -> Any:
             caller = inspect.currentframe().f_back  # type: ignore[union-attr]
-            result = super().check(question, caller.f_globals if global_env is None else global_env)
+            with patch.object(ExceptionTestFile, "_generate_error_message", whole):
+                result = super().check(question, caller.f_globals if global_env is None else global_env)
             for outcome in result.test_case_results:
                 outcome.message = plain(outcome.message)
             return result
@@ -96,3 +108,48 @@ def answered(answer: Any, name: str) -> Any:
     if answer is None or answer is ...:
         raise Mistake(f"{name}: no answer yet. Replace the dots, run the cell, then check again.")
     return answer
+
+
+def number(answer: Any, name: str) -> float:
+    """`answer` as one number. A list, a function or a text ends the check with a plain message.
+
+    >>> number(torch.tensor(0.5), "share")
+    0.5
+    >>> number([1, 2], "share")
+    Traceback (most recent call last):
+    ...
+    engramlib.lab.exercises.registry.Mistake: share should be one number. Yours has the shape (2,).
+    """
+    found = _as_tensor(answered(answer, name))
+    if found is None or found.numel() != 1:
+        raise Mistake(f"{name} should be one number. {_described(answer, found)}")
+    return float(found)
+
+
+def numbers(answer: Any, name: str, count: int, message: str) -> list[float]:
+    """`answer` as a list of `count` numbers; `message` says which ones they should be.
+
+    >>> numbers((1, 2), "pair", 2, "Give a pair.")
+    [1.0, 2.0]
+    >>> numbers(3, "pair", 2, "Give a pair.")
+    Traceback (most recent call last):
+    ...
+    engramlib.lab.exercises.registry.Mistake: pair: Give a pair. Yours is a single number.
+    """
+    found = _as_tensor(answered(answer, name))
+    if found is None or found.shape != (count,):
+        raise Mistake(f"{name}: {message} {_described(answer, found)}")
+    return found.tolist()
+
+
+def _as_tensor(answer: Any) -> torch.Tensor | None:
+    try:
+        return torch.as_tensor(answer, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _described(answer: Any, found: torch.Tensor | None) -> str:
+    if found is None:
+        return f"Yours is of type {type(answer).__name__}, or holds something that is no number."
+    return "Yours is a single number." if found.ndim == 0 else f"Yours has the shape {tuple(found.shape)}."

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from engramlib.lab import coursework
+from engramlib.lab.exercises.registry import Mistake
 
 MASTER = build.masters()[0]
 
@@ -121,6 +122,44 @@ def test_a_grader_sees_the_notebook_and_speaks_plainly(tmp_path, monkeypatch):
     assert says() == "❌ x + 1 should be\nfour."
     scope["x"] = "4"
     assert says().startswith("❌ Your answer stopped the check with TypeError: can only concatenate str")
+
+
+def test_a_message_keeps_the_quotation_marks_at_its_ends(tmp_path, monkeypatch):
+    """Otter strips them: LayerEngram' object has no attribute 'shape."""
+    monkeypatch.chdir(tmp_path)
+    head = build.TEST_FILE.format(name="q1") + "\n@test_case(points=1)\ndef test_x(x):\n"
+    scope = {"grader": coursework.grader(coursework.pack({"q1": head + "    x()\n"}))}
+    for error, text in (
+        (AttributeError("'LayerEngram' object has no attribute 'shape'"), None),
+        (TypeError("float() argument must be a string or a real number, not 'function'"), None),
+        (KeyError("fc1"), "'fc1'"),
+        (ValueError("no marks"), None),
+        (ValueError("''"), None),
+        (ValueError(), ""),
+    ):
+
+        def stop(error=error):
+            raise error
+
+        scope["x"] = stop
+        exec('result = grader.check("q1")', scope)
+        said = scope["result"].test_case_results[0].message
+        expected = str(error) if text is None else text
+        assert said == f"❌ Your answer stopped the check with {type(error).__name__}: {expected}"
+
+
+@pytest.mark.parametrize("answer", [3, "3", (1, 2, 3), (1, ...), print, None, ...])
+def test_an_answer_that_is_no_list_of_numbers_gets_a_plain_message(answer):
+    with pytest.raises(Mistake, match="no answer yet" if answer in (None, ...) else "pair: Give a pair. Yours "):
+        coursework.numbers(answer, "pair", 2, "Give a pair.")
+
+
+@pytest.mark.parametrize("answer", ["0.5", [0.5, 0.5], (), print, None, ...])
+def test_an_answer_that_is_no_number_gets_a_plain_message(answer):
+    said = "no answer yet" if answer in (None, ...) else "share should be one number. Yours "
+    with pytest.raises(Mistake, match=said):
+        coursework.number(answer, "share")
+    assert coursework.number([[0.5]], "share") == 0.5
 
 
 def test_a_grader_without_otter_says_what_to_install(monkeypatch):
