@@ -115,6 +115,8 @@ def finish(notebook: nbformat.NotebookNode, tests: dict[str, list[TestCell]], va
         cell.id = f"cell-{number:03d}"
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            # Otter does so in the student's notebook only; the solution is to be of the same variant.
+            cell.source = re.sub(r"^variant = 0$", f"variant = {variant}", cell.source, flags=re.M)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     own = {"kernelspec": kernel, "language_info": {"name": "python"}}
     if "otter" in notebook.metadata:  # the assignment's name: the autograder of another assignment refuses it
