@@ -24,12 +24,7 @@ SAID = {"caption": "See <this>.", "alt": 'bars "of" it'}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-@pytest.fixture(autouse=True)
-def _style():
-    with matplotlib.rc_context():
-        plots.style()
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("figure_style")
 
 
 class Elements(HTMLParser):

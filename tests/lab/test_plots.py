@@ -10,13 +10,7 @@ matplotlib.use("agg")
 
 from engramlib.lab import plots  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def _style():
-    with matplotlib.rc_context():
-        plots.style()
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("figure_style")
 
 
 def line(**kwargs):
