@@ -33,6 +33,9 @@ class History:
     seconds: float = 0.0
 
 
+AUGMENTATIONS = (None, "flip-crop")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to take the steps. The default, plain Adam, is what small networks on small data need.
@@ -52,7 +55,7 @@ class Recipe:
         for name, allowed in (
             ("optimiser", ("adam", "sgd")),
             ("schedule", ("constant", "onecycle")),
-            ("augment", (None, "flip-crop")),
+            ("augment", AUGMENTATIONS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"Recipe: {name} must be one of {allowed}, got {getattr(self, name)!r}.")
@@ -108,8 +111,7 @@ def train_classifier(
         model.train()
         for step, rows in enumerate(bar, start=1):
             inputs = x[rows.to(device)]
-            if recipe.augment:
-                inputs = flip_and_shift(inputs, order)
+            inputs = augmented(inputs, recipe.augment, order)
             with _autocast(recipe, device):
                 loss = F.cross_entropy(model(inputs), y[rows.to(device)], label_smoothing=recipe.label_smoothing)
             optimiser.zero_grad()
@@ -142,6 +144,11 @@ def _optimiser(model: nn.Module, recipe: Recipe, lr: float, weight_decay: float,
 
 def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.mixed)
+
+
+def augmented(x: torch.Tensor, how: str | None, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Images as training shows them: `how` is `Recipe.augment`. `x` is N x C x H x W."""
+    return flip_and_shift(x, generator) if how == "flip-crop" else x
 
 
 def flip_and_shift(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:

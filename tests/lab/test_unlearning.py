@@ -14,7 +14,7 @@ import engramlib as el
 from engramlib.lab import unlearning
 from engramlib.lab.datasets import Split, digits
 from engramlib.lab.models import resnet
-from engramlib.lab.training import train_classifier
+from engramlib.lab.training import Recipe, flip_and_shift, train_classifier
 from engramlib.lab.unlearning import METHODS, Problem, accuracies, apply, relabelling, tune
 from engramlib.lab.unlearning.method import TRIES, Method
 from tests.conftest import bits, same
@@ -320,6 +320,35 @@ def test_new_running_statistics_bring_the_kept_classes_back_and_nothing_of_the_e
     assert same(bits(METHODS["engram_bn"].run(bare, **how)), bits(METHODS["engram"].run(bare, **how)))
 
 
+def test_images_are_augmented_as_in_training_where_something_trains_or_refits(problem):
+    from engramlib.lab.unlearning.engrams import refit_statistics
+
+    data, model = problem.data, fresh(0)
+    moved = Recipe(augment="flip-crop")
+    train_classifier(model, data, epochs=3, lr=3e-3, batch_size=64, seed=0, recipe=moved)
+    model.bn1.reset_running_stats()  # the reference: one pass over images as the training showed them
+    model.bn1.momentum = None
+    model.bn1.train()
+    kept = problem.keep_split("train").x
+    shown = torch.cat([flip_and_shift(kept, torch.Generator().manual_seed(9)) for _ in range(4)])
+    with torch.no_grad():
+        model.bn1(model.conv1((shown - model.mean) / model.std))
+    reference = model.eval().bn1.running_mean.clone()
+
+    plain = replace(problem, model=model)
+    refitted = {how: refit_statistics(replace(plain, augment=how), copy.deepcopy(model)) for how in (None, "flip-crop")}
+    away = {how: float((m.bn1.running_mean - reference).norm()) for how, m in refitted.items()}
+    assert away["flip-crop"] < 0.25 * away[None]
+
+    training = (
+        METHODS["finetune"].run(plain, lr=0.01),
+        METHODS["finetune"].run(replace(plain, augment="flip-crop"), lr=0.01),
+    )
+    assert not same(bits(training[0]), bits(training[1]))
+    engrams = [METHODS["engram_plain"].run(replace(plain, augment=how)) for how in (None, "flip-crop")]
+    assert same(bits(engrams[0]), bits(engrams[1]))  # second moments are of the images as they are
+
+
 # ---------------------------------------------------------------------- tuning
 
 
@@ -407,7 +436,14 @@ def test_problem_splits_and_batches(problem):
     counting.register_forward_hook(lambda *a: steps.append(1))
     METHODS["finetune"].run(replace(problem, model=counting, epochs=2), lr=0.01)
     assert len(steps) == 2 * problem.steps(problem.rows("keep"))  # a budget is a budget
-    for wrong in ({"forget": ()}, {"forget": (10,)}, {"forget": 3}, {"forget": tuple(range(10))}, {"epochs": 0}):
+    for wrong in (
+        {"forget": ()},
+        {"forget": (10,)},
+        {"forget": 3},
+        {"forget": tuple(range(10))},
+        {"epochs": 0},
+        {"augment": "zoom"},
+    ):
         with pytest.raises(ValueError, match="Problem"):
             replace(problem, **wrong)
 

@@ -122,6 +122,7 @@ def heatmap(network: Network, data: ImageData, seed: int) -> list[Row]:
     before = _class_accuracy(problem, model)
     moments = _moments(problem)
     total = sum(moments.values())
+    problem.once(("moments", None), lambda: {1: moments[FORGET], 0: total - moments[FORGET]})  # for `deep`
     plain = el.extract_all(model, moments, rcond=RCOND)
     chosen = deep(problem) if "unlearning" in STUDIES[network.name] else None
     rows: list[Row] = []
@@ -235,7 +236,8 @@ def _erasure(problem: unlearning.Problem, edited: nn.Module) -> Row:
 def _problem(network: Network, data: ImageData, model: nn.Module, seed: int) -> unlearning.Problem:
     """Forget airplanes, with `network.seen` training images a class, one pass over them, in bfloat16."""
     some = replace(data, train=data.train.sample(network.seen))
-    return unlearning.Problem(model, some, (FORGET,), seed=seed, epochs=1, rcond=RCOND, mixed=network.recipe.mixed)
+    how = {"rcond": RCOND, "mixed": network.recipe.mixed, "augment": network.recipe.augment}
+    return unlearning.Problem(model, some, (FORGET,), seed=seed, epochs=1, **how)
 
 
 def _moments(problem: unlearning.Problem) -> dict[int, el.Moments]:

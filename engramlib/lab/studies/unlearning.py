@@ -66,6 +66,7 @@ def problem(setting: Setting, data: ImageData, seed: int, device: torch.device |
         training=setting.training,
         rcond=setting.rcond,
         mixed=setting.mixed,
+        augment=getattr(setting.training.get("recipe"), "augment", None),
     )
 
 

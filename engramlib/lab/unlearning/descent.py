@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engramlib._progress import track
+from engramlib.lab.training import augmented
 from engramlib.lab.unlearning.problem import Problem
 
 Loss = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
@@ -30,7 +31,8 @@ def descend(
 
     `which`: "forget", "keep" or "all" training images. `loss(model, x, y, progress)`: what is minimised, with
     progress from 0 to 1. `labels` replaces those of the training set. `mask`: parameter name -> boolean tensor; only
-    parameters where it is true move. BatchNorm is in training mode, as in the code released with the papers.
+    parameters where it is true move. BatchNorm is in training mode, as in the code released with the papers, and
+    images are augmented as `problem.augment` says.
 
     Raises `FloatingPointError` as soon as the loss is no number.
     """
@@ -42,10 +44,10 @@ def descend(
     y = data.y if labels is None else labels
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimiser = torch.optim.SGD(named.values(), lr=lr, momentum=0.9, weight_decay=weight_decay)
-    steps = problem.epochs * problem.steps(rows)
+    steps, draws = problem.epochs * problem.steps(rows), problem.generator(stream=3)
     for step, picked in enumerate(track(problem.batches(rows, problem.epochs), desc=desc, total=steps)):
         with problem.precision():
-            value = loss(model, *images(problem, data.x, y, picked), step / steps)
+            value = loss(model, *images(problem, data.x, y, picked, draws), step / steps)
         if not torch.isfinite(value):
             raise FloatingPointError(f"{desc}: the loss became {value.item()} in step {step + 1}; lower lr.")
         optimiser.zero_grad()
@@ -57,9 +59,13 @@ def descend(
     return model
 
 
-def images(problem: Problem, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch on the problem's device."""
+def images(
+    problem: Problem, x: Tensor, y: Tensor, rows: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """A batch on the problem's device; with a `generator`, as the network's training showed such images."""
     batch = x[rows.to(x.device)].to(problem.device)
+    if generator is not None:
+        batch = augmented(batch, problem.augment, generator)
     if problem.mixed and batch.ndim == 4:
         batch = batch.contiguous(memory_format=torch.channels_last)
     return batch, y[rows.to(y.device)].to(problem.device)
@@ -67,10 +73,10 @@ def images(problem: Problem, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor
 
 def forget_batches(problem: Problem) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of the forget set without end, in an order of their own."""
-    data, rows = problem.data.train, problem.rows("forget")
+    data, rows, draws = problem.data.train, problem.rows("forget"), problem.generator(stream=4)
     while True:
         for picked in problem.batches(rows, 1000, stream=1):
-            yield images(problem, data.x, data.y, picked)
+            yield images(problem, data.x, data.y, picked, draws)
 
 
 def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, progress: float = 0.0) -> Tensor:

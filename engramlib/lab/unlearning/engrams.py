@@ -79,7 +79,11 @@ def engram_bn(problem: Problem, *, alpha: float, specificity: float, layers: str
 
 
 def refit_statistics(problem: Problem, model: nn.Module) -> nn.Module:
-    """Running means and variances of every BatchNorm layer of `model`, in place, from the kept training images."""
+    """Running means and variances of every BatchNorm layer of `model`, in place, from the kept training images.
+
+    They are augmented as `problem.augment` says: the weights behind a BatchNorm layer were fitted to the statistics of
+    such images, and those of plain photographs differ (black margins) enough to cost points without any edit.
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return model
@@ -89,10 +93,10 @@ def refit_statistics(problem: Problem, model: nn.Module) -> nn.Module:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average
         norm.train()
-    data, rows = problem.data.train, problem.rows("keep")
+    data, rows, draws = problem.data.train, problem.rows("keep"), problem.generator(stream=5)
     with torch.no_grad():
         for picked in track(problem.batches(rows, 1), desc="running statistics", total=problem.steps(rows)):
-            model(images(problem, data.x, data.y, picked)[0])
+            model(images(problem, data.x, data.y, picked, draws)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()

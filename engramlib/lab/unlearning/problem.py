@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engramlib.lab.datasets import ImageData, Split
+from engramlib.lab.training import AUGMENTATIONS
 from engramlib.lab.unlearning.base import BaseProblem, Memo
 
 
@@ -25,6 +26,8 @@ class Problem(BaseProblem):
     network have one very large eigenvalue, so a cut of 1e-3 would remove what tells the classes apart.
     `mixed`: bfloat16 arithmetic and channels-last images in the gradient methods and in scoring, about twice as fast
     for convolutions on a recent CPU. Second moments are always summed from full precision.
+    `augment`: what the network's training did to its images (`Recipe.augment`). Whatever trains, or estimates
+    BatchNorm's statistics anew, then sees such images too; second moments and scores are of the images as they are.
     Everything runs on the device of the model's parameters.
 
     Raises `ValueError` for classes that the data do not have, or if no class would be kept.
@@ -40,6 +43,7 @@ class Problem(BaseProblem):
     training: Mapping[str, object] = field(default_factory=dict)
     rcond: float = 1e-4
     mixed: bool = False
+    augment: str | None = None
     _memo: Memo = field(default_factory=Memo, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +59,8 @@ class Problem(BaseProblem):
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Problem: {name} must be at least 1, got {getattr(self, name)}.")
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"Problem: augment must be one of {AUGMENTATIONS}, got {self.augment!r}.")
 
     @property
     def kept(self) -> tuple[int, ...]:
