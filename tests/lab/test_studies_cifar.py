@@ -36,7 +36,7 @@ def recorded(tmp_path_factory, data):
 def test_every_study_of_every_seed_is_there(recorded):
     run = runs.load("cifar10-tiny", folder=recorded)
     assert {(r["study"], r["seed"]) for r in run.rows} == {
-        (study, seed) for study in ("base", "heatmap", "frontier", "unlearning") for seed in (0, 1)
+        (study, seed) for study in cifar.STUDIES["resnet10"] for seed in (0, 1)
     }
     assert run.provenance["config"]["network"]["widths"] == [8, 16]
     retrained = run.where(study="base", without=0, tested=0)
@@ -72,6 +72,21 @@ def test_frontier_covers_the_grid(recorded):
         len(rows) == len(cifar.PAIRS) * 3 * 2 == len({(r["lam"], r["alpha"], r["layers"], r["refitted"]) for r in rows})
     )
     assert all(0 <= r["probe_erased"] <= 1 for r in rows)
+
+
+def test_statistics_have_both_marks_and_every_source(recorded):
+    rows = runs.load("cifar10-tiny", folder=recorded).where(study="statistics", seed=0)
+    assert len(rows) == 3 * 3 + 1 and {r["statistics"] for r in rows} == {"kept", "plain", "augmented"}
+    (original,) = runs.select(rows, {"alpha": 0.0, "statistics": "kept", "without": None})
+    (retrained,) = runs.select(rows, {"without": 0})
+    (edited,) = runs.select(rows, {"alpha": 1.0, "statistics": "kept"})
+    assert original["test_erased"] > retrained["test_erased"] == 0 == edited["test_erased"]
+    asked = {"seed": 0, "lam": 1.0, "alpha": 1.0, "layers": "all", "refitted": True}
+    (there,) = runs.load("cifar10-tiny", folder=recorded).where(study="frontier", **asked)
+    (here,) = runs.select(rows, {"alpha": 1.0, "statistics": "augmented"})
+    assert here["test_kept"] == there["test_kept"]  # the same edit, refitted in the same way
+    probed = {r["statistics"]: (r["test_kept"], r["probe_auc"]) for r in runs.select(rows, {"alpha": 1.0})}
+    assert len(set(probed.values())) == 3  # it does matter where they come from
 
 
 def test_networks_are_trained_once(recorded, data, monkeypatch):

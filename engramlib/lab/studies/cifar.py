@@ -66,7 +66,7 @@ SETTING = comparison.Setting(
     rcond=RCOND,
     mixed=True,
 )
-STUDIES = {"resnet10": ("base", "heatmap", "frontier", "unlearning"), "resnet18": ("base", "heatmap")}
+STUDIES = {"resnet10": ("base", "heatmap", "frontier", "statistics", "unlearning"), "resnet18": ("base", "heatmap")}
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -154,8 +154,7 @@ def frontier(network: Network, data: ImageData, seed: int) -> list[Row]:
     model, _ = trained(network, data, seed)
     moments = _moments(_problem(network, data, model, seed))
     rest = sum(m for c, m in moments.items() if c != FORGET)
-    small = replace(data, val=data.val.sample(200), test=data.test.sample(400))
-    problem = _problem(replace(network, seen=min(network.seen, 300)), small, model, seed)
+    problem = _in_part(network, data, model, seed)
     rows: list[Row] = []
     engrams = {
         lam: el.extract(model, moments[FORGET], rest, specificity=lam, rcond=RCOND) for lam in {lam for lam, _ in PAIRS}
@@ -170,6 +169,32 @@ def frontier(network: Network, data: ImageData, seed: int) -> list[Row]:
                 facts = {"lam": lam, "alpha": alpha, "layers": layers, "refitted": refit}
                 rows.append({"study": "frontier", "seed": seed, **facts, **_erasure(problem, edited)})
     return rows
+
+
+def statistics(network: Network, data: ImageData, seed: int) -> list[Row]:
+    """Which images should BatchNorm's running statistics come from? On the images of `frontier`, all layers edited.
+
+    `statistics`: "kept", as training left them; "plain" or "augmented", anew from the kept training images as they are
+    or as training showed them. `alpha` 0: no edit, the probe's upper mark. The rows with `without` = `FORGET` are the
+    retrained network, its lower mark.
+    """
+    model, _ = trained(network, data, seed)
+    retrained, _ = trained(network, data, seed, without=FORGET)
+    problem = _in_part(network, data, model, seed)
+    moments = _moments(_problem(network, data, model, seed))
+    rest = sum(m for c, m in moments.items() if c != FORGET)
+    rows: list[Row] = []
+    for lam, alpha in ((1.0, 0.0), (1.0, 1.0), (10.0, 4.0)):
+        engram = el.extract(model, moments[FORGET], rest, specificity=lam, rcond=RCOND)
+        for source in ("kept", "plain", "augmented"):
+            edited = el.ablate(model, engram, alpha)
+            if source != "kept":
+                seen = replace(problem, augment=problem.augment if source == "augmented" else None)
+                refit_statistics(seen, edited)
+            facts = {"lam": lam, "alpha": alpha, "statistics": source, "without": None}
+            rows.append({"study": "statistics", "seed": seed, **facts, **_erasure(problem, edited)})
+    facts = {"lam": 1.0, "alpha": 0.0, "statistics": "kept", "without": FORGET}
+    return [*rows, {"study": "statistics", "seed": seed, **facts, **_erasure(problem, retrained)}]
 
 
 def compare(network: Network, data: ImageData, seed: int, settings: dict[str, dict]) -> list[Row]:
@@ -240,6 +265,12 @@ def _problem(network: Network, data: ImageData, model: nn.Module, seed: int) -> 
     return unlearning.Problem(model, some, (FORGET,), seed=seed, epochs=1, **how)
 
 
+def _in_part(network: Network, data: ImageData, model: nn.Module, seed: int) -> unlearning.Problem:
+    """The problem on few images: 200 a class to choose with, 400 to report, 300 for statistics and probe."""
+    few = replace(data, val=data.val.sample(200), test=data.test.sample(400))
+    return _problem(replace(network, seen=min(network.seen, 300)), few, model, seed)
+
+
 def _moments(problem: unlearning.Problem) -> dict[int, el.Moments]:
     return el.collect_by_concept(problem.model, problem.data.batches("train", 128), lambda batch: batch[1])
 
@@ -252,6 +283,9 @@ def _class_accuracy(problem: unlearning.Problem, model: nn.Module) -> list[float
 
 
 # ------------------------------------------------------------------------------------------------ command line
+
+
+PARTS = {"base": base, "heatmap": heatmap, "frontier": frontier, "statistics": statistics}
 
 
 def record(network: Network, data: ImageData, *, seeds: int, overwrite: bool, restart: bool) -> None:
@@ -272,7 +306,7 @@ def record(network: Network, data: ImageData, *, seeds: int, overwrite: bool, re
                 if study == "unlearning":
                     rows = compare(network, data, seed, _chosen(recording.rows))
                 else:
-                    rows = {"base": base, "heatmap": heatmap, "frontier": frontier}[study](network, data, seed)
+                    rows = PARTS[study](network, data, seed)
                 recording.add(rows, study=study, seed=seed)
 
 
