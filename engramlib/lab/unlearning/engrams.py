@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn  # resets, averages over the batches, restores momentum
 
 import engramlib as el
 from engramlib._progress import track
@@ -84,22 +84,10 @@ def refit_statistics(problem: Problem, model: nn.Module) -> nn.Module:
     They are augmented as `problem.augment` says: the weights behind a BatchNorm layer were fitted to the statistics of
     such images, and those of plain photographs differ (black margins) enough to cost points without any edit.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not norms:
-        return model
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average
-        norm.train()
     data, rows, draws = problem.data.train, problem.rows("keep"), problem.generator(stream=5)
-    with torch.no_grad():
-        for picked in track(problem.batches(rows, 1), desc="running statistics", total=problem.steps(rows)):
-            model(images(problem, data.x, data.y, picked, draws)[0])
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return model.eval()
+    picks = track(problem.batches(rows, 1), desc="running statistics", total=problem.steps(rows))
+    update_bn((images(problem, data.x, data.y, picked, draws)[0] for picked in picks), model.eval())
+    return model
 
 
 def _moments(problem: Problem, layers: str | None) -> tuple[el.Moments, el.Moments]:
