@@ -77,6 +77,19 @@ def test_a_setting_may_name_its_entrants(lab, setting):
     assert {r["method"] for r in run.where(study="tuning")} == {"uce"}
 
 
+def test_the_second_round_has_as_many_settings_all_beyond_the_first(lab, setting):
+    for entrant in study.SECOND_ROUND.values():
+        first, second = ({tuple(s[key] for key in s if key != "alpha"): [] for s in entrant.settings} for _ in range(2))
+        for grid, found in ((study.unlearning.METHODS[entrant.method].grid, first), (entrant.settings, second)):
+            for s in grid:
+                found[tuple(s[key] for key in s if key != "alpha")].append(s["alpha"])
+        assert len(entrant.settings) == 9 and all(min(second[key]) > max(first[key]) for key in first)
+    study.record_second_round(setting, seeds=range(1))
+    run = runs.load("authors-second-round", folder=lab)
+    assert [r["method"] for r in run.where(study="methods")] == list(study.SECOND_ROUND)
+    assert all(sum(r["chosen"] for r in run.where(study="tuning", method=name)) == 1 for name in study.SECOND_ROUND)
+
+
 def test_recorded_places_have_the_chosen_strength_and_an_equal_norm(lab, setting):
     study.record_places(setting, seeds=range(2))
     run = runs.load("authors-places", folder=lab)

@@ -3,9 +3,11 @@
     python -m engramlib.lab.studies.forgetting --record                # generated authors, three seeds
     python -m engramlib.lab.studies.forgetting --record --places       # which layers, and which W0
     python -m engramlib.lab.studies.forgetting --record --data tofu    # real TOFU, after studies.language train
+    python -m engramlib.lab.studies.forgetting --record --data tofu --second-round
 
 Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Four
-studies, the first three in `<data>-forgetting`, the last (with its "tuning") in `<data>-places`:
+studies, the first three in `<data>-forgetting` and `<data>-second-round`, the last (with its "tuning") in
+`<data>-places`:
 
     methods    one row an entrant and seed: settings, seconds, and the aggregates of `metrics.tofu.compare`
     tuning     one row a setting that was tried on the rehearsal
@@ -94,6 +96,29 @@ ENTRANTS: dict[str, Entrant] = {
     "engram_lambda": Entrant("Engram, λ and layers, chosen", "engram", "engram_lambda"),
 }
 
+# For entrants whose rehearsal on TOFU chose the strongest setting of its grid: nine beyond it. The grids were laid out
+# on generated authors; where a grid ends should not decide who forgets.
+SECOND_ROUND: dict[str, Entrant] = {
+    "engram_beyond": Entrant(
+        "Engram, uniform, stronger",
+        "engram",
+        "engram",
+        tuple({"alpha": alpha} for alpha in (2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 10.0)),
+    ),
+    "engram_norm_beyond": Entrant(
+        "Engram, W-Norm, stronger",
+        "engram",
+        "engram_norm",
+        tuple({"alpha": alpha} for alpha in (6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0, 17.0, 20.0)),
+    ),
+    "engram_lambda_beyond": Entrant(
+        "Engram, λ and layers, stronger",
+        "engram",
+        "engram_lambda",
+        tuple({**settings, "alpha": 2 * settings["alpha"]} for settings in unlearning.METHODS["engram_lambda"].grid),
+    ),
+}
+
 # Which matrices are edited: Table 8, and each kind alone.
 PLACES: dict[str, str] = {
     "all": r".*_proj",
@@ -158,7 +183,7 @@ def case(setting: Setting | str = AUTHORS, seed: int = 0, data: QuestionData | N
 
 def choose(case: Case, name: str) -> list[Row]:
     """Rows of the study "tuning": every setting of an entrant on the rehearsal; `chosen` marks the best."""
-    entrant = ENTRANTS[name]
+    entrant = entrant_of(name)
     tuned = unlearning.tune(entrant.method, case.problem(rehearsal=True), grid=entrant.settings)
     facts = {"study": "tuning", "seed": case.seed, "method": name}
     return [
@@ -174,7 +199,7 @@ def choose(case: Case, name: str) -> list[Row]:
 
 def forget(case: Case, name: str, settings: Settings | None = None) -> list[Row]:
     """Rows of the studies "methods" and "said": one entrant on `forget10`, with the settings that were chosen."""
-    entrant = ENTRANTS[name]
+    entrant = entrant_of(name)
     if entrant.method is None:
         model, seconds, settings = case.model(name), None, {}
     else:
@@ -217,6 +242,11 @@ def places(case: Case, alpha: float = 1.0) -> list[Row]:
     return rows
 
 
+def entrant_of(name: str) -> Entrant:
+    """The entrant of the first or the second round."""
+    return ENTRANTS[name] if name in ENTRANTS else SECOND_ROUND[name]
+
+
 def as_text(settings: Settings | None) -> str:
     return ", ".join(f"{key}={value}" for key, value in (settings or {}).items())
 
@@ -226,7 +256,7 @@ def as_text(settings: Settings | None) -> str:
 
 def chosen(rows: Sequence[Row], name: str) -> Settings | None:
     """What the rehearsal chose for an entrant, out of the rows of "tuning"; None for the references."""
-    entrant = ENTRANTS[name]
+    entrant = entrant_of(name)
     if entrant.method is None:
         return None
     (text,) = (r["settings"] for r in runs.select(rows, {"study": "tuning", "method": name, "chosen": True}))
@@ -235,10 +265,23 @@ def chosen(rows: Sequence[Row], name: str) -> Settings | None:
 
 def record(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
     """Write `data/runs/<name>-forgetting.json`, entrant by entrant; resumes where it was cut off."""
-    with _recorder("forgetting", setting, seeds, overwrite, restart) as recording:
+    _record("forgetting", setting.entrants or tuple(ENTRANTS), setting, seeds, overwrite, restart)
+
+
+def record_second_round(
+    setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False
+) -> None:
+    """Write `data/runs/<name>-second-round.json`: the entrants of `SECOND_ROUND`."""
+    _record("second-round", tuple(SECOND_ROUND), setting, seeds, overwrite, restart)
+
+
+def _record(
+    what: str, names: Sequence[str], setting: Setting, seeds: Sequence[int], overwrite: bool, restart: bool
+) -> None:
+    with _recorder(what, setting, seeds, overwrite, restart) as recording:
         cases = _cases(setting, seeds)
-        for name in setting.entrants or ENTRANTS:
-            entrant = ENTRANTS[name]
+        for name in names:
+            entrant = entrant_of(name)
             tuning, facts = ({"study": study, "method": name} for study in ("tuning", "methods"))
             if entrant.method is not None and not recording.done(**tuning):
                 recording.add(choose(cases[seeds[0]], name), **tuning)
@@ -279,10 +322,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser("forgetting", __doc__, "<data>-forgetting", seeds=3)
     options.add_argument("--data", choices=list(SETTINGS), default=AUTHORS.name)
     options.add_argument("--places", action="store_true", help="record <data>-places instead")
+    options.add_argument("--second-round", action="store_true", help="record <data>-second-round instead")
     args = options.parse_args(argv)
     if not args.record:
         options.error("this study is only recorded; add --record")
-    function = record_places if args.places else record
+    function = record_second_round if args.second_round else record_places if args.places else record
     function(SETTINGS[args.data], seeds=range(args.seeds), overwrite=args.overwrite, restart=args.restart)
     return 0
 
