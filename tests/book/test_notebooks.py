@@ -109,6 +109,15 @@ def test_cells_are_short(path):
 
 
 @every_chapter
+def test_no_output_links_to_a_chapter(path):
+    """Sphinx turns `08_....ipynb` into a page's address in Markdown cells only: in an output the link is dead."""
+    written = [
+        n.value for cell in cells(path, "code") for n in ast.walk(python(cell.source)) if isinstance(n, ast.Constant)
+    ]
+    assert not [found for text in written if isinstance(text, str) for found in re.findall(r"\]\([^)]*\.ipynb", text)]
+
+
+@every_chapter
 def test_figures_have_caption_and_alternative_text(path):
     for cell in cells(path, "code"):
         for call in (node for node in ast.walk(python(cell.source)) if isinstance(node, ast.Call)):
