@@ -79,11 +79,17 @@ def test_a_setting_may_name_its_entrants(lab, setting):
 
 def test_the_second_round_has_as_many_settings_all_beyond_the_first(lab, setting):
     for entrant in study.SECOND_ROUND.values():
-        first, second = ({tuple(s[key] for key in s if key != "alpha"): [] for s in entrant.settings} for _ in range(2))
-        for grid, found in ((study.unlearning.METHODS[entrant.method].grid, first), (entrant.settings, second)):
+        knob, sign = ("keep", -1) if entrant.method == "uce" else ("alpha", 1)  # UCE is strongest where it keeps least
+
+        def strengths(grid, knob=knob, sign=sign):
+            found = {}
             for s in grid:
-                found[tuple(s[key] for key in s if key != "alpha")].append(s["alpha"])
-        assert len(entrant.settings) == 9 and all(min(second[key]) > max(first[key]) for key in first)
+                found.setdefault(tuple(s[key] for key in s if key != knob), []).append(sign * s[knob])
+            return found
+
+        first, second = strengths(study.unlearning.METHODS[entrant.method].grid), strengths(entrant.settings)
+        assert len(entrant.settings) == 9 and first.keys() == second.keys()
+        assert all(min(second[key]) > max(first[key]) for key in first)
     study.record_second_round(setting, seeds=range(1))
     run = runs.load("authors-second-round", folder=lab)
     assert [r["method"] for r in run.where(study="methods")] == list(study.SECOND_ROUND)

@@ -117,6 +117,12 @@ SECOND_ROUND: dict[str, Entrant] = {
         "engram_lambda",
         tuple({**settings, "alpha": 2 * settings["alpha"]} for settings in unlearning.METHODS["engram_lambda"].grid),
     ),
+    "uce_beyond": Entrant(
+        "UCE, stronger",
+        "closed form",
+        "uce",
+        tuple({"keep": keep, "layers": layers} for layers in ("all", "write", "mlp") for keep in (0.05, 0.1, 0.2)),
+    ),
 }
 
 # Which matrices are edited: Table 8, and each kind alone.
