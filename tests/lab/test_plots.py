@@ -94,6 +94,18 @@ def test_images_keep_their_pixels():
         plots.image_grid(np.zeros((2, 5, 8, 8)))
 
 
+def test_titles_over_all_images_or_over_the_columns_and_names_beside_the_rows():
+    images = np.random.rand(7, 8, 8)
+    each = plots.image_grid(images, titles=list("abcdefg"), columns=3)
+    heads = plots.image_grid(images, titles=["left", "middle", "two\nlines"], rows=["one", "two", "three"], columns=3)
+    assert texts(each) == list("abcdefg") and len(each.axes) == 1 and len(each.axes[0].images) == 7
+    assert texts(heads) == ["one", "left", "middle", "two\nlines", "two", "three"]
+    with pytest.raises(ValueError, match="7 images in 3 columns, but 2 titles"):
+        plots.image_grid(images, titles=["a", "b"], columns=3)
+    with pytest.raises(ValueError, match="3 rows but 1 names"):
+        plots.image_grid(images, rows=["a"], columns=3)
+
+
 def texts(fig):
     return [t.get_text() for ax in fig.axes for t in ax.texts]
 

@@ -140,7 +140,9 @@ def test_tasks_score_against_the_counterfactual(people):
     assert attributes.tasks(people, "test", "hat", most=3)["add"].x.shape[0] == 3
     grey = torch.full_like(remove.x, 0.5)
     assert remove.recognised(grey) <= 1 / len(grey)
-    rows = attributes.score(lambda x: x, asked, seed=4)
+    drawn = []
+    rows = attributes.score(lambda x: drawn.append(len(x)) or x, asked, seed=4)
+    assert drawn == [len(asked["remove"].x), len(asked["leave"].x)]  # "leave" and "add" share their pictures
     assert [(r["question"], r["seed"]) for r in rows] == [("remove", 4), ("leave", 4), ("add", 4)]
     assert rows[0]["inside"] == inside
 

@@ -77,6 +77,16 @@ def test_moments_of_sample_sizes_add_up(subject):
             assert all(torch.allclose(moments[name], wanted[name]) for name in wanted)
 
 
+def test_one_pass_serves_the_network_and_the_folded_one(subject):
+    own = study.moments_by_size(subject.model, subject.data.train, subject.settings.parts)
+    for size, by_class in own.items():
+        for c, moments in by_class.items():
+            found = subject._parts()[size][c]
+            assert found.count == moments.count
+            for name, sigma in moments.items():
+                torch.testing.assert_close(found[name], sigma, rtol=1e-4, atol=1e-5 * float(sigma.abs().max()))
+
+
 def test_shares_of_all_classes_add_up_to_one(subject):
     total = sum(subject.moments.values())
     found = [study.share_taken(subject.model, e, total) for e in subject.engrams().values()]

@@ -21,6 +21,17 @@ def test_mlp_layers_names_and_seed():
         mlp([4])
 
 
+def test_validation_can_be_left_out_and_changes_no_weight():
+    data = digits().flat()
+    models = [mlp([64, 32, 10], seed=0) for _ in range(2)]
+    told, silent = (
+        train_classifier(m, data, epochs=2, seed=0, validate=v, **HOW)
+        for m, v in zip(models, (True, False), strict=True)
+    )
+    assert told.loss == silent.loss and len(told.val_accuracy) == 2 and silent.val_accuracy == []
+    assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models), strict=True))
+
+
 def test_digits_reach_the_promised_accuracy():
     data = digits().flat()
     model = mlp([64, 256, 256, 10])

@@ -124,10 +124,12 @@ def mmd(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             f"mmd: expected N x d and M x d with at least two rows, got {tuple(a.shape)}, {tuple(b.shape)}."
         )
 
+    scales = 2 * a.shape[1] * a.new_tensor([0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0])
+
     def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         # |x - y|² from inner products: cdist has no gradient where two rows are equal
         gap = (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)
-        return sum(c / (c + gap) for c in (2 * x.shape[1] * scale for scale in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)))
+        return (scales / (scales + gap[:, :, None])).sum(2)  # all scales at once: half the time for small batches
 
     def within(x: torch.Tensor) -> torch.Tensor:
         k = kernel(x, x)

@@ -69,7 +69,9 @@ def _draw(fig: Figure) -> str:
     import matplotlib
 
     out = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "engram", "svg.image_inline": True}):
+    how = {"svg.fonttype": "none", "svg.hashsalt": "engram", "svg.image_inline": True}
+    how["image.composite_image"] = False  # else images that share axes are resampled into one
+    with matplotlib.rc_context(how):
         fig.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return out.getvalue()
 

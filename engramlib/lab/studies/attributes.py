@@ -123,7 +123,9 @@ def score(draw: Draw, questions: Mapping[str, Task], **facts: object) -> list[Ro
     drawn: dict[int, Tensor] = {}  # "leave" and "add" are about the same faces
     rows = []
     for name, question in questions.items():
-        pictures = drawn.setdefault(id(question.x), draw(question.x))
+        if id(question.x) not in drawn:
+            drawn[id(question.x)] = draw(question.x)
+        pictures = drawn[id(question.x)]
         inside, outside = question.errors(pictures)
         known = question.recognised(pictures)
         rows.append({**facts, "question": name, "inside": inside, "outside": outside, "recognised": known})

@@ -63,11 +63,17 @@ class Subject:
         return fold_batchnorm(self.model)
 
     def _parts(self, folded: bool = False) -> dict[int, dict[int, el.Moments]]:
-        key = ("moments", folded)
-        if key not in self._kept:
-            model = self.folded if folded else self.model
-            self._kept[key] = moments_by_size(model, self.data.train, self.settings.parts)
-        return self._kept[key]
+        """Number of images a class -> class -> moments.
+
+        One pass serves both networks: the folded one's convolutions read the same patches, and a one for their bias.
+        """
+        if "folded" not in self._kept:
+            self._kept["folded"] = moments_by_size(self.folded, self.data.train, self.settings.parts)
+            self._kept["as trained"] = {
+                size: {c: _inner(self.model, found) for c, found in by_class.items()}
+                for size, by_class in self._kept["folded"].items()
+            }
+        return self._kept["folded" if folded else "as trained"]
 
     @property
     def moments(self) -> dict[int, el.Moments]:
@@ -140,8 +146,9 @@ class Subject:
 def trained(data: ImageData, seed: int, settings: Settings = Settings()) -> Subject:  # noqa: B008 - frozen
     """A residual network of `settings`, trained on `data.train`. `seed`: first weights and order of the batches."""
     model = models.resnet(settings.widths, n_classes=data.n_classes, seed=seed)
+    model.to(memory_format=torch.channels_last)  # the same network, a tenth faster on a CPU
     how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
-    train_classifier(model, data, **how, seed=seed, recipe=Recipe(schedule="onecycle"))
+    train_classifier(model, data, **how, seed=seed, recipe=Recipe(schedule="onecycle"), validate=False)
     return Subject(model, data, seed, settings)
 
 
@@ -175,6 +182,16 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
         setattr(owner, norm, nn.Identity())
     return folded
+
+
+def _inner(model: nn.Module, folded: el.Moments) -> el.Moments:
+    """Moments of the folded network without the rows and columns of biases that `model` does not have."""
+    parts = {}
+    for name, sigma in folded.items():
+        layer = model.get_submodule(name)
+        inputs = layer.weight[0].numel() + (layer.bias is not None)
+        parts[name] = sigma[:inputs, :inputs].contiguous()
+    return el.Moments(parts, folded.count)
 
 
 def unfold_batchnorm(folded: nn.Module, like: nn.Module) -> nn.Module:

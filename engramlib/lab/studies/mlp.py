@@ -64,7 +64,7 @@ def train(data: ImageData, settings: Settings, seed: int, *, device: str | torch
     """The network of `settings`, trained on `data.train`. `seed` fixes the weights and the order of the batches."""
     model = mlp(settings.sizes, bias=settings.model_bias, seed=seed).to(device)
     how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
-    train_classifier(model, data.flat(), **how, seed=seed)
+    train_classifier(model, data.flat(), **how, seed=seed, validate=False)
     return model
 
 

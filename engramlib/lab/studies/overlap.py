@@ -57,7 +57,7 @@ def train(data: ImageData, settings: Settings, seed: int, *, device: str | torch
     """The residual network of `settings`. `seed` fixes the weights and the order of the images."""
     model = resnet(settings.widths, n_classes=data.n_classes, seed=seed).to(device)
     how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
-    train_classifier(model, data, **how, seed=seed, recipe=Recipe(schedule="onecycle"))
+    train_classifier(model, data, **how, seed=seed, recipe=Recipe(schedule="onecycle"), validate=False)
     return model
 
 

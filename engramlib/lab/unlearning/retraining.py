@@ -27,7 +27,7 @@ def retrain(problem: Problem) -> nn.Module:
         )
     kept = replace(problem.data, train=problem.keep_split("train"), val=problem.keep_split("val"))
     model = problem.fresh(problem.seed).to(problem.device)
-    train_classifier(model, kept, seed=problem.seed, **problem.training)
+    train_classifier(model, kept, seed=problem.seed, validate=False, **problem.training)
     return model
 
 
