@@ -7,6 +7,7 @@ from torch import nn
 import engramlib as el
 from engramlib.lab import models
 from engramlib.lab.datasets.shapes import shapes
+from engramlib.lab.metrics import share_taken
 from engramlib.lab.studies import convnet as study
 from engramlib.lab.studies.classwise import effects
 
@@ -89,7 +90,7 @@ def test_one_pass_serves_the_network_and_the_folded_one(subject):
 
 def test_shares_of_all_classes_add_up_to_one(subject):
     total = sum(subject.moments.values())
-    found = [study.share_taken(subject.model, e, total) for e in subject.engrams().values()]
+    found = [share_taken(subject.model, e, total) for e in subject.engrams().values()]
     for name in found[0]:
         assert sum(f[name] for f in found) == pytest.approx(1, abs=0.02)
 

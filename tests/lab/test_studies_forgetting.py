@@ -112,6 +112,18 @@ def test_recorded_places_have_the_chosen_strength_and_an_equal_norm(lab, setting
     assert places["tabula rasa", "Q/K", True]["norm"] == pytest.approx(whole)
 
 
+def test_shares_of_target_and_others_are_one_pass_split_in_two(lab, setting):
+    """What the engrams of both sides take together is all there is: W⁺ + W⁻ = W on the data."""
+    study.record_shares(setting, seeds=range(1))
+    rows = runs.load("authors-shares", folder=lab).where(study="shares")
+    problem = study.case(setting, 0).problem()
+    plus, minus = problem.moments(None)
+    mirrored = study.share_taken(problem.model, study.el.extract(problem.model, minus, plus, rcond=problem.rcond), plus)
+    assert len(rows) == len(mirrored)
+    for r in rows:
+        assert r["target"] == pytest.approx(1 - mirrored[r["layer"]], abs=1e-3) and r["target"] > r["others"]
+
+
 def test_all_places_at_once_are_the_whole_edit(lab, setting):
     """ "all" of the study "places" is the entrant α_W-Norm at α = 1, found on another way."""
     case = study.case(setting, 0)

@@ -7,7 +7,7 @@ from engramlib.lab.metrics import tofu
 from engramlib.lab.metrics.accuracy import ToW, erased_and_kept, tow
 from engramlib.lab.metrics.cost import Timer, flops, timed
 from engramlib.lab.metrics.membership import membership_auc
-from engramlib.lab.metrics.representation import clustering, features, linear_cka, separability
+from engramlib.lab.metrics.representation import clustering, features, linear_cka, separability, share_taken
 from engramlib.lab.metrics.residue import FewShot, Probe, Relearned, few_shot, probe, relearn
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "probe",
     "relearn",
     "separability",
+    "share_taken",
     "timed",
     "tofu",
     "tow",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from engramlib import Engram, Moments
 from engramlib.batches import evaluating
 
 
@@ -84,6 +85,21 @@ def clustering(x: Tensor, labels: Tensor, *, n_clusters: int | None = None, seed
     k = n_clusters or len(labels.unique())
     found = KMeans(k, n_init=4, random_state=seed).fit_predict(x.double().numpy())
     return float(normalized_mutual_info_score(labels.numpy(), found))
+
+
+def share_taken(model: nn.Module, engram: Engram, moments: Moments) -> dict[str, float]:
+    """Layer -> ⟨W⁺X, WX⟩ / ‖WX‖²: the share of a layer's response to X that the engram takes.
+
+    X is given by its `moments` Σ, so this is tr(W⁺ΣWᵀ) / tr(WΣWᵀ). A direction that all data share gives the target's
+    share of the data; an engram that tells target from rest takes more of the target and less of the rest. Biases are
+    left out. `model` = the one that the engram was extracted from. Chapters 08 and 13.
+    """
+    shares = {}
+    for name, (weight, _) in engram.items():
+        own, sigma = model.get_submodule(name).weight.detach().flatten(1).double(), moments[name].double()
+        cut, sigma = weight.flatten(1).double(), sigma[: own.shape[1], : own.shape[1]]
+        shares[name] = float((cut @ sigma * own).sum() / (own @ sigma * own).sum())
+    return shares
 
 
 def logistic(**kwargs):

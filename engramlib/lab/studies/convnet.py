@@ -247,16 +247,6 @@ def scaled(model: nn.Module, factor: float) -> nn.Module:
     return copied
 
 
-def share_taken(model: nn.Module, engram: el.Engram, moments: el.Moments) -> dict[str, float]:
-    """Layer -> ⟨W⁺X, WX⟩ / ‖WX‖²: the share of a layer's response to X, given by its moments, that the engram takes."""
-    shares = {}
-    for name, (weight, _) in engram.items():
-        own, sigma = model.get_submodule(name).weight.detach().flatten(1).double(), moments[name].double()
-        cut, sigma = weight.flatten(1).double(), sigma[: own.shape[1], : own.shape[1]]
-        shares[name] = float((cut @ sigma * own).sum() / (own @ sigma * own).sum())
-    return shares
-
-
 def erase(
     subject: Subject, erased: Sequence[int] | None = None, *, splits: Sequence[str] = ("test",), **how: object
 ) -> list[Row]:

@@ -4,15 +4,17 @@
     python -m engramlib.lab.studies.forgetting --record --places       # which layers, and which W0
     python -m engramlib.lab.studies.forgetting --record --data tofu    # real TOFU, after studies.language train
     python -m engramlib.lab.studies.forgetting --record --data tofu --second-round
+    python -m engramlib.lab.studies.forgetting --record --data tofu --shares
 
-Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Four
-studies, the first three in `<data>-forgetting` and `<data>-second-round`, the last (with its "tuning") in
-`<data>-places`:
+Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Five
+studies: the first three in `<data>-forgetting` and `<data>-second-round`, "places" (with its "tuning") in
+`<data>-places`, "shares" in `<data>-shares`:
 
     methods    one row an entrant and seed: settings, seconds, and the aggregates of `metrics.tofu.compare`
     tuning     one row a setting that was tried on the rehearsal
     said       what the models say to some questions
     places     one row a choice of layers (Table 8) or of W0 (Table 9), with the aggregates; α as chosen for W-Norm
+    shares     one row a layer: what share of its response the engram takes, on the answers to forget and on the others
 
 A recording resumes after the last entrant.
 """
@@ -27,6 +29,7 @@ from torch import nn
 import engramlib as el
 from engramlib.lab import runs
 from engramlib.lab.datasets import QuestionData
+from engramlib.lab.metrics import share_taken
 from engramlib.lab.metrics import tofu as benchmark
 from engramlib.lab.runs import Row
 from engramlib.lab.studies import language as trained
@@ -248,6 +251,27 @@ def places(case: Case, alpha: float = 1.0) -> list[Row]:
     return rows
 
 
+def shares(case: Case) -> list[Row]:
+    """Rows of the study "shares": of each layer's response to the answers to forget, and of that to the others', the
+    share that the engram (λ = 1) takes: `metrics.share_taken`. `data_share` = the target's share of all tokens.
+    """
+    problem = case.problem()
+    plus, minus = problem.moments(None)
+    engram = extracted(problem, 1.0, "all")
+    target, others = (share_taken(problem.model, engram, side) for side in (plus, minus))
+    return [
+        {
+            "study": "shares",
+            "seed": case.seed,
+            "layer": name,
+            "target": target[name],
+            "others": others[name],
+            "data_share": plus.count[name] / (plus.count[name] + minus.count[name]),
+        }
+        for name in engram
+    ]
+
+
 def entrant_of(name: str) -> Entrant:
     """The entrant of the first or the second round."""
     return ENTRANTS[name] if name in ENTRANTS else SECOND_ROUND[name]
@@ -308,6 +332,14 @@ def record_places(setting: Setting, *, seeds: Sequence[int], overwrite: bool = F
                 recording.add(places(cases[seed], alpha), study="places", seed=seed)
 
 
+def record_shares(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
+    """Write `data/runs/<name>-shares.json`."""
+    with _recorder("shares", setting, seeds, overwrite, restart) as recording:
+        for seed, found in _cases(setting, seeds).items():
+            if not recording.done(study="shares", seed=seed):
+                recording.add(shares(found), study="shares", seed=seed)
+
+
 def _cases(setting: Setting, seeds: Sequence[int]) -> dict[int, Case]:
     data = trained.questions(trained.SETTINGS[setting.name])
     return {seed: case(setting, seed, data) for seed in seeds}
@@ -324,15 +356,20 @@ def _recorder(what: str, setting: Setting, seeds: Sequence[int], overwrite: bool
     )
 
 
+OTHERS = {"second-round": record_second_round, "places": record_places, "shares": record_shares}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser("forgetting", __doc__, "<data>-forgetting", seeds=3)
     options.add_argument("--data", choices=list(SETTINGS), default=AUTHORS.name)
-    options.add_argument("--places", action="store_true", help="record <data>-places instead")
-    options.add_argument("--second-round", action="store_true", help="record <data>-second-round instead")
+    instead = options.add_mutually_exclusive_group()
+    for what in OTHERS:
+        instead.add_argument(f"--{what}", action="store_true", help=f"record <data>-{what} instead")
     args = options.parse_args(argv)
     if not args.record:
         options.error("this study is only recorded; add --record")
-    function = record_second_round if args.second_round else record_places if args.places else record
+    asked = (function for what, function in OTHERS.items() if getattr(args, what.replace("-", "_")))
+    function = next(asked, record)
     function(SETTINGS[args.data], seeds=range(args.seeds), overwrite=args.overwrite, restart=args.restart)
     return 0
 
