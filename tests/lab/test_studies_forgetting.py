@@ -10,6 +10,7 @@ from engramlib.lab.studies import forgetting as study
 from engramlib.lab.studies import language as trained
 
 pytest.importorskip("transformers")
+ALL = study.ENTRANTS
 FEW = ("full", "retain", "graddiff", "uce", "engram_norm_1", "engram_norm")
 
 
@@ -112,16 +113,24 @@ def test_recorded_places_have_the_chosen_strength_and_an_equal_norm(lab, setting
     assert places["tabula rasa", "Q/K", True]["norm"] == pytest.approx(whole)
 
 
-def test_shares_of_target_and_others_are_one_pass_split_in_two(lab, setting):
+def test_shares_of_target_and_others_are_one_pass_split_in_two(lab, setting, monkeypatch):
     """What the engrams of both sides take together is all there is: W⁺ + W⁻ = W on the data."""
+    brief = replace(trained.AUTHORS.finetune, epochs=1)
+    sizes = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate": 64, "context": 128, "tied": True}
+    monkeypatch.setitem(study.ENTRANTS, "engram_lambda", ALL["engram_lambda"])
+    monkeypatch.setitem(trained.SETTINGS, "authors", replace(trained.AUTHORS, sizes=sizes, finetune=brief))
     study.record_shares(setting, seeds=range(1))
-    rows = runs.load("authors-shares", folder=lab).where(study="shares")
+    run = runs.load("authors-shares", folder=lab)
     problem = study.case(setting, 0).problem()
     plus, minus = problem.moments(None)
     mirrored = study.share_taken(problem.model, study.el.extract(problem.model, minus, plus, rcond=problem.rcond), plus)
-    assert len(rows) == len(mirrored)
+    rows = run.where(study="shares", start="plain text")
+    assert len(rows) == len(mirrored) == len(run.where(study="shares", start="nothing"))
     for r in rows:
         assert r["target"] == pytest.approx(1 - mirrored[r["layer"]], abs=1e-3) and r["target"] > r["others"]
+    knows = {start: run.where(study="knows", start=start)[0]["exact"] for start in ("plain text", "nothing")}
+    assert knows["nothing"] < 0.1 < 0.2 < knows["plain text"]  # one epoch from fresh weights is too little
+    assert all(len(run.where(study="tuning", start=start)) == 9 for start in knows)
 
 
 def test_all_places_at_once_are_the_whole_edit(lab, setting):

@@ -14,7 +14,8 @@ studies: the first three in `<data>-forgetting` and `<data>-second-round`, "plac
     tuning     one row a setting that was tried on the rehearsal
     said       what the models say to some questions
     places     one row a choice of layers (Table 8) or of W0 (Table 9), with the aggregates; α as chosen for W-Norm
-    shares     one row a layer: what share of its response the engram takes, on the answers to forget and on the others
+    shares     one row a layer: what share of its response the engram takes, on the answers to forget and on the others;
+               with "tuning" of an engram and "knows", also for models that learned the questions from fresh weights
 
 A recording resumes after the last entrant.
 """
@@ -251,6 +252,15 @@ def places(case: Case, alpha: float = 1.0) -> list[Row]:
     return rows
 
 
+def from_nothing(case: Case) -> Case:
+    """The case with a full model that was trained on the questions from fresh weights, without plain text before."""
+    settings = trained.SETTINGS[case.setting.name]
+    found = Case(case.setting, case.data, case.seed)
+    model, _ = trained.fit(settings, case.data, case.tokenizer, "full", case.seed)
+    found._models["full"], found.tokenizer = model.to(device()).eval(), case.tokenizer
+    return found
+
+
 def shares(case: Case) -> list[Row]:
     """Rows of the study "shares": of each layer's response to the answers to forget, and of that to the others', the
     share that the engram (λ = 1) takes: `metrics.share_taken`. `data_share` = the target's share of all tokens.
@@ -333,11 +343,22 @@ def record_places(setting: Setting, *, seeds: Sequence[int], overwrite: bool = F
 
 
 def record_shares(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
-    """Write `data/runs/<name>-shares.json`."""
+    """Write `data/runs/<name>-shares.json`. Where the models read plain text first, also for models that did not."""
+    starts = {"nothing": lambda case: case}
+    if trained.SETTINGS[setting.name].pretrain is not None:
+        starts = {"plain text": lambda case: case, "nothing": from_nothing}
     with _recorder("shares", setting, seeds, overwrite, restart) as recording:
-        for seed, found in _cases(setting, seeds).items():
-            if not recording.done(study="shares", seed=seed):
-                recording.add(shares(found), study="shares", seed=seed)
+        for seed, begun in _cases(setting, seeds).items():
+            for start, make in starts.items():
+                if recording.done(start=start, seed=seed):
+                    continue
+                found = make(begun)
+                rows = shares(found)
+                if len(starts) > 1:  # else both are recorded with the models and the methods
+                    known = trained.measure(found.model("full"), found.tokenizer, found.data, ("forget10",))
+                    rows += choose(found, "engram_lambda")
+                    rows += [{"study": "knows", "seed": seed, **row} for row in known]
+                recording.add([{**row, "start": start} for row in rows], start=start, seed=seed)
 
 
 def _cases(setting: Setting, seeds: Sequence[int]) -> dict[int, Case]:
