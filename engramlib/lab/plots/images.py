@@ -41,7 +41,8 @@ def image_grid(
 
     heads = titles or []
     starts = range(0, len(pixels), columns)
-    heights = [LINE * max((t.count("\n") + 1 for t in heads[i : i + columns]), default=0) for i in starts]
+    lines = [t.count("\n") + 1 if t else 0 for t in heads]
+    heights = [LINE * max(lines[i : i + columns], default=0) for i in starts]
     left = 0.085 * max(len(name) for name in rows) + 0.08 if rows else 0.0
     width, height = left + columns * (size + GAP), n_rows * (size + GAP) + sum(heights)
     fig = plt.figure(figsize=(width, height), layout="none")
