@@ -114,7 +114,8 @@ def test_the_whole_board_without_a_built_book():
     assert by_id["fig11"].statements[1].values["real"].n == 5
     assert by_id["fig5"].verdict == "partly" and "share that the others lose" in by_id["fig5"].why
     assert by_id["path"].verdict == "not yet" and by_id["path"].counts == (0, 0)
-    assert by_id["table4"].verdict == "not" and "stand-in" in by_id["table4"].why
+    assert by_id["table4"].verdict == "not" and "TOFU" in by_id["table4"].why
+    assert by_id["table8"].verdict == "not" and "stand-in" in by_id["table8"].why
 
 
 # --------------------------------------------------------------------------------------------------------- the rules
