@@ -271,3 +271,11 @@ def test_timed_measures_the_block_also_after_an_error():
         time.sleep(0.02)
         raise KeyError
     assert 0.015 < timer.seconds < 5
+
+
+def test_shares_of_target_and_rest_add_up_where_weights_lie_otherwise():
+    """W⁺ + W⁻ = W on the data, also for a layer that stores its matrix transposed and in four dimensions."""
+    model = nn.Sequential(nn.ConvTranspose2d(3, 5, 2, bias=False))
+    a, b = (el.collect(model, [torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(k))]) for k in (0, 1))
+    both = (metrics.share_taken(model, el.extract(model, *sides), a + b) for sides in ((a, b), (b, a)))
+    assert sum(share["0"] for share in both) == pytest.approx(1, abs=1e-4)

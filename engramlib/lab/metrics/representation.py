@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from engramlib import Engram, Moments
 from engramlib.batches import evaluating
+from engramlib.layers import supported_layers
 
 
 @torch.no_grad()
@@ -94,10 +95,11 @@ def share_taken(model: nn.Module, engram: Engram, moments: Moments) -> dict[str,
     share of the data; an engram that tells target from rest takes more of the target and less of the rest. Biases are
     left out. `model` = the one that the engram was extracted from. Chapters 08 and 13.
     """
-    shares = {}
+    shares, layers = {}, supported_layers(model)
     for name, (weight, _) in engram.items():
-        own, sigma = model.get_submodule(name).weight.detach().flatten(1).double(), moments[name].double()
-        cut, sigma = weight.flatten(1).double(), sigma[: own.shape[1], : own.shape[1]]
+        layer = layers[name]
+        own, cut = (layer.matrix(w, None).double() for w in (layer.module.weight.detach(), weight))
+        sigma = moments[name].double()[..., : own.shape[-1], : own.shape[-1]]
         shares[name] = float((cut @ sigma * own).sum() / (own @ sigma * own).sum())
     return shares
 
