@@ -5,13 +5,12 @@
 The book that goes with it derives, runs and doubts every step; each function says which chapter teaches it.
 """
 
-from engramlib import geometry, language, spectral
-from engramlib.collect import collect, collect_by_concept
-from engramlib.criteria import random_engram, score_criteria
+from engramlib import analysis, language, spectral
+from engramlib.analysis import extract_filtered, random_engram, score_criteria
+from engramlib.collecting import collect, collect_by_concept
 from engramlib.edit import ablate, edited, inject, null_state
 from engramlib.engram import Engram
 from engramlib.estimator import extract, extract_all
-from engramlib.filters import extract_filtered
 from engramlib.language import forget
 from engramlib.moments import Moments
 
@@ -39,6 +38,6 @@ __all__ = [
     "score_criteria",
     "random_engram",
     # what is behind it
+    "analysis",
     "spectral",
-    "geometry",
 ]

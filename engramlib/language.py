@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from engramlib._progress import track
-from engramlib.batches import evaluating, to_device
-from engramlib.collect import collect as collect_moments
+from engramlib.collecting import collect as collect_moments
 from engramlib.edit import ablate
 from engramlib.engram import Engram
 from engramlib.estimator import extract
 from engramlib.layers import find_layers, supported_layers, tied_to_embeddings
 from engramlib.moments import Moments
+from engramlib.running import evaluating, to_device
 
 Model = TypeVar("Model", bound=nn.Module)
 Item = str | tuple[str, str]

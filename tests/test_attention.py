@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib import geometry
+from engramlib import analysis
 from engramlib._attention import projections
-from engramlib.batches import evaluating
 from engramlib.layers import find_layers, supported_layers
+from engramlib.running import evaluating
 from tests.conftest import with_one
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -390,7 +390,7 @@ def test_criteria_and_gradients_reach_every_projection() -> None:
     assert set(whole.reactivation_by_layer) == set(target) and 0 < whole.sufficiency <= 1
 
     loss = lambda z, batch: z.square().sum()  # noqa: E731
-    gradient = geometry.loss_gradient(model, [x, y], loss)
+    gradient = analysis.loss_gradient(model, [x, y], loss)
     model.zero_grad()
     (loss(model(x), x) + loss(model(y), y)).backward()
     rows = block.attn.in_proj_weight.grad.chunk(3)
@@ -404,7 +404,7 @@ def test_the_fisher_block_of_a_projection(name: str) -> None:
     """Σ over examples and outputs of (∂f/∂W)(∂f/∂W)ᵀ, by autograd on the rows of the stacked weight."""
     block, batch = Block(**SETTINGS[name]), inputs(name, 2)
     for number, part in enumerate(PROJECTIONS[:3]):
-        found = geometry.fisher_block(block, [named(batch)], f"attn.{part}", loss="squared", bias="keep")
+        found = analysis.fisher_block(block, [named(batch)], f"attn.{part}", loss="squared", bias="keep")
         expected = torch.zeros_like(found)
         for example in zip(*batch, strict=True):
             one = {id(x): x[None] for x in example}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib import language
+from engramlib import _products, collecting, language
 from engramlib._experts import experts
 from engramlib.layers import find_layers, supported_layers
 
@@ -403,10 +402,10 @@ def test_scores_that_experts_cannot_have_are_refused() -> None:
     engram = el.extract(model, target, reference)
     batch = {"input_ids": torch.randint(3, 60, (4, 6))}
     with pytest.raises(TypeError, match="expert of a mixture"):
-        el.geometry.output_factors(model, [batch])
+        el.analysis.output_factors(model, [batch])
     rows = el.score_criteria(model, engram, target, reference)  # layer by layer, in closed form
     assert rows
-    gradient = el.geometry.loss_gradient(model, [batch], lambda out, batch: out.square().sum(), layers=["0.down_proj"])
+    gradient = el.analysis.loss_gradient(model, [batch], lambda out, batch: out.square().sum(), layers=["0.down_proj"])
     z = model(**batch).logits
     (own,) = torch.autograd.grad(z.square().sum(), [model.model.layers[0].mlp.experts.down_proj])
     assert same(gradient["model.layers.0.mlp.experts.0.down_proj"].weight, own[0], 1e-9)
@@ -627,18 +626,18 @@ def test_statistics_live_where_they_are_asked_to(device: str, home: str | None) 
 
 def test_sums_on_another_device(monkeypatch: pytest.MonkeyPatch, llama: nn.Module) -> None:
     """The way of a GPU whose sums are on the CPU, walked on the CPU: it has a second name."""
-    collecting = sys.modules["engramlib.collect"]
     items = RETAIN * 5  # more rows than wait
     expected = language.collect(llama, Letters(), items)
     rows = []
-    product = collecting._add_product
+    product = _products.add_product
 
     def counted(sigma: Tensor, columns: Tensor, absorbed: bool) -> None:
         rows.append(len(columns))
         product(sigma, columns, absorbed)
 
-    monkeypatch.setattr(collecting, "_add_product", counted)
-    monkeypatch.setattr(collecting, "_works_at", lambda x, sigma: torch.device("cpu", 0))
+    monkeypatch.setattr(_products, "add_product", counted)
+    for module in (_products, collecting):
+        monkeypatch.setattr(module, "works_at", lambda x, sigma: torch.device("cpu", 0))
     assert distance(language.collect(llama, Letters(), items), expected) < 1e-12
     assert min(rows[:9]) >= 512  # few and large products: each sends a whole sum
 

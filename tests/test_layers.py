@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import engramlib as el
+from engramlib import collecting
 from engramlib._patches import worth_it
 from engramlib.layers import LinearKind, find_layers, register
 from tests.conftest import columns_of, with_one
@@ -219,11 +219,11 @@ SIMPLE = [
 def test_correlations_equal_patches(name: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shortcut of stride 1 is exact wherever it is taken; here it is forced on every kernel and border."""
     module, x, _ = make(name, bias=bias)
-    monkeypatch.setattr("engramlib.layers.worth_it", lambda *_: False)
+    monkeypatch.setattr("engramlib.kinds.worth_it", lambda *_: False)
     plain = el.collect(module, [x])
     calls = []
-    monkeypatch.setattr("engramlib.layers.worth_it", lambda *_: calls.append(1) or True)
-    monkeypatch.setattr(sys.modules["engramlib.collect"], "_PIECE_BYTES", 8000)
+    monkeypatch.setattr("engramlib.kinds.worth_it", lambda *_: calls.append(1) or True)
+    monkeypatch.setattr(collecting, "_PIECE_BYTES", 8000)
     fast = el.collect(module, [x])
     assert calls and fast.count == plain.count
     assert torch.allclose(fast[""], plain[""], rtol=1e-12, atol=1e-10)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import engramlib as el
+from engramlib._products import add_outer
 
 ROUNDS = 5
 
@@ -105,9 +106,6 @@ def language(concepts: int = 10, examples: int = 40, tokens: int = 128) -> list[
 
 def products(rows: int = 8192, width: int = 1408) -> list[tuple[str, float, str]]:
     """The symmetric product that collecting is made of, against plain products of the same data."""
-    import sys
-
-    add_outer = sys.modules["engramlib.collect"]._add_outer
     x, wide = torch.randn(rows, width), torch.randn(rows, width).double()
     sums = {dtype: torch.zeros(width, width, dtype=dtype) for dtype in (torch.float32, torch.float64)}
     seconds = best_of(

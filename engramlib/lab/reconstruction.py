@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from engramlib._progress import wanted
-from engramlib.batches import evaluating
+from engramlib.running import evaluating
 
 
 @dataclass

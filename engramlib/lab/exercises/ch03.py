@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from engramlib import spectral
+from engramlib import analysis
 from engramlib.lab.exercises.registry import close_to, exercise, expect
 
 
@@ -43,7 +43,7 @@ def _(my_shares: object) -> None:
     x, y = (torch.randn(n, 4, generator=generator).double() @ mix for n in (9, 20))
     x[:, 0] *= 4
     plus, minus = x.T @ x, y.T @ y
-    right = spectral.target_share(plus, minus).shares
+    right = analysis.target_share(plus, minus).shares
     mine = my_shares(plus, minus)
     expect(isinstance(mine, torch.Tensor), f"The function should return a tensor, got {type(mine).__name__}.")
     expect(not mine.is_complex(), "The shares are real numbers. Whiten first, then use eigvalsh.")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engramlib.batches import evaluating
 from engramlib.lab.datasets import ImageData, Split
 from engramlib.lab.metrics.accuracy import which
+from engramlib.running import evaluating
 
 
 def membership_auc(model: nn.Module, data: ImageData, forget: Sequence[int]) -> float:

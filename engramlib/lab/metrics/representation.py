@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from engramlib import Engram, Moments
-from engramlib.batches import evaluating
 from engramlib.layers import supported_layers
+from engramlib.running import evaluating
 
 
 @torch.no_grad()

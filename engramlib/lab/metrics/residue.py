@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engramlib.batches import evaluating
 from engramlib.lab.datasets import ImageData, Split
 from engramlib.lab.metrics.accuracy import which
 from engramlib.lab.metrics.representation import features, logistic
 from engramlib.lab.training import accuracy
+from engramlib.running import evaluating
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib.batches import evaluating
 from engramlib.lab.datasets import ImageData, imagenet, shapes
 from engramlib.lab.datasets.imagenet import LazyImageData
 from engramlib.lab.models import from_torchvision, vit
@@ -28,6 +27,7 @@ from engramlib.lab.studies import recording
 from engramlib.lab.studies.classwise import effects
 from engramlib.lab.training import Recipe, train_classifier
 from engramlib.layers import find_layers
+from engramlib.running import evaluating
 
 Data = ImageData | LazyImageData
 

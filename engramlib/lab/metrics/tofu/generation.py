@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from engramlib import language
-from engramlib.batches import evaluating
 from engramlib.lab.models.tokenizers import language_extra
+from engramlib.running import evaluating
 
 
 @torch.no_grad()

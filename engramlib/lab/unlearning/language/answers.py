@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from engramlib import language
-from engramlib.batches import evaluating
 from engramlib.lab.unlearning.language.problem import Pair, Problem, logits
 from engramlib.language import IGNORE
+from engramlib.running import evaluating
 
 
 def idk_pairs(problem: Problem) -> list[list[Pair]]:

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 import engramlib as el
 from engramlib import language
-from engramlib.batches import evaluating, to_device
 from engramlib.estimator import Deltas, as_engram, fitting_layers, sharing_groups
 from engramlib.lab.unlearning.language.answers import check_idk
 from engramlib.lab.unlearning.language.descent import Turn, answer_nll, descend
 from engramlib.lab.unlearning.language.engrams import LAYERS, edited
 from engramlib.lab.unlearning.language.problem import Pair, Problem
 from engramlib.lab.unlearning.method import Method
+from engramlib.running import evaluating, to_device
 
 TARGETS = ("idk", "zero")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engramlib.batches import evaluating
 from engramlib.lab.unlearning.language import losses
 from engramlib.lab.unlearning.language.descent import Turn, descend
 from engramlib.lab.unlearning.language.problem import Problem, logits
 from engramlib.lab.unlearning.method import Method
+from engramlib.running import evaluating
 
 
 def undial(problem: Problem, *, lr: float, beta: float) -> nn.Module:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from engramlib import language
-from engramlib.batches import to_device
 from engramlib.lab.unlearning.base import BaseProblem, Memo
 from engramlib.moments import Moments
+from engramlib.running import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,12 +7,12 @@ import re
 import torch
 from torch import Tensor, nn
 
-from engramlib.batches import evaluating
 from engramlib.lab.unlearning.language import losses
 from engramlib.lab.unlearning.language.descent import Turn, descend
 from engramlib.lab.unlearning.language.problem import Batch, Problem
 from engramlib.lab.unlearning.method import Method
 from engramlib.language import IGNORE
+from engramlib.running import evaluating
 
 # The last matrix of a block's MLP, in Llama, Mistral, Qwen, Gemma and Phi-3; in Phi and OPT; in GPT-2.
 _OUTPUTS = ("down_proj", "fc2", "c_proj")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib import spectral
-from engramlib.filters import extract_filtered
+from engramlib import analysis
+from engramlib.analysis import cuts, extract_filtered
 from engramlib.spectral import Spectrum
 
 
@@ -28,7 +28,7 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(out, d, generator=generator).double(), plus.T @ plus, minus.T @ minus
 
 
-EXACT = spectral.relative(1e-11)  # leaves out only what has no data
+EXACT = analysis.relative(1e-11)  # leaves out only what has no data
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-8) -> bool:
@@ -45,7 +45,7 @@ def extracted(w: Tensor, plus: Tensor, minus: Tensor, **options: object) -> Tens
 @given(cases())
 def test_shares_diagonalise_target_and_reference_at_once(case: tuple[Tensor, Tensor, Tensor]) -> None:
     _, plus, minus = case
-    share = spectral.target_share(plus, minus, cut=EXACT)
+    share = analysis.target_share(plus, minus, cut=EXACT)
     s, p = share.shares, share.patterns
     assert ((0 <= s) & (s <= 1)).all() and (s.diff() <= 0).all()
     assert close(share.readouts @ p, torch.eye(share.rank).double())
@@ -59,29 +59,29 @@ def test_shares_diagonalise_target_and_reference_at_once(case: tuple[Tensor, Ten
 def test_filters_give_the_estimator(case: tuple[Tensor, Tensor, Tensor], lam: float | None) -> None:
     """f(s) = s is extract, f(s) = s/(s + λ(1 − s)) is extract with specificity λ."""
     w, plus, minus = case
-    filter = None if lam is None else spectral.specificity(lam)
+    filter = None if lam is None else analysis.specificity(lam)
     expected = extracted(w, plus, minus, specificity=lam or 1.0, rcond=1e-11)
-    assert close(spectral.filtered(w, plus, minus, filter=filter, cut=EXACT), expected)
+    assert close(analysis.filtered(w, plus, minus, filter=filter, cut=EXACT), expected)
 
 
 @settings(max_examples=40, deadline=None)
 @given(cases(), st.floats(0.05, 1.0))
 def test_what_the_filters_do(case: tuple[Tensor, Tensor, Tensor], at: float) -> None:
     w, plus, minus = case
-    share = spectral.target_share(plus, minus, cut=EXACT)
+    share = analysis.target_share(plus, minus, cut=EXACT)
     kept = share.patterns @ share.readouts
-    hard = share.projection(spectral.threshold(at))
+    hard = share.projection(analysis.threshold(at))
     assert close(hard @ hard, hard, 1e-7)  # a projection, unlike P⁺
     some = lambda s: s.sqrt()  # noqa: E731
     rest = lambda s: 1 - s.sqrt()  # noqa: E731
-    both = spectral.filtered(w, plus, minus, filter=some, cut=EXACT) + spectral.filtered(
+    both = analysis.filtered(w, plus, minus, filter=some, cut=EXACT) + analysis.filtered(
         w, plus, minus, filter=rest, cut=EXACT
     )
     assert close(both, w @ kept)
     # Swapping target and reference is 1 − s.
     assert close(
-        spectral.filtered(w, minus, plus, cut=EXACT),
-        spectral.filtered(w, plus, minus, filter=lambda s: 1 - s, cut=EXACT),
+        analysis.filtered(w, minus, plus, cut=EXACT),
+        analysis.filtered(w, plus, minus, filter=lambda s: 1 - s, cut=EXACT),
     )
 
 
@@ -93,7 +93,7 @@ def test_a_cut_through_data_is_the_engram_of_the_kept_part_of_the_weights(
     w, plus, minus = case
     spectrum = Spectrum(plus + minus, rcond)
     basis = spectrum.vectors[:, spectrum.kept]
-    found = spectral.filtered(w, plus, minus, cut=spectral.relative(rcond))
+    found = analysis.filtered(w, plus, minus, cut=analysis.relative(rcond))
     assert close(found, extracted(w @ basis @ basis.T, plus, minus, rcond=rcond))
     gap = w @ (torch.eye(len(plus)).double() - basis @ basis.T) @ plus @ spectrum.pinv()
     assert close(extracted(w, plus, minus, rcond=rcond) - found, gap)
@@ -104,7 +104,7 @@ def test_a_cut_through_data_is_the_engram_of_the_kept_part_of_the_weights(
 def test_a_ridge_is_isotropic_reference_data(case: tuple[Tensor, Tensor, Tensor], strength: float) -> None:
     w, plus, minus = case
     gamma = strength * float((plus + minus).trace()) / len(plus) * torch.eye(len(plus)).double()
-    found = spectral.filtered(w, plus, minus, cut=spectral.ridge(strength))
+    found = analysis.filtered(w, plus, minus, cut=analysis.ridge(strength))
     assert close(found, w @ plus @ torch.linalg.inv(plus + minus + gamma))
     assert close(found, extracted(w, plus, minus + gamma, rcond=1e-13))
 
@@ -115,15 +115,15 @@ def test_shares_do_not_depend_on_the_units_of_the_inputs(case: tuple[Tensor, Ten
     _, plus, minus = case
     torch.manual_seed(1)
     mix = torch.linalg.qr(torch.randn_like(plus))[0] * torch.logspace(0, 1, len(plus)).double()
-    before = spectral.target_share(plus, minus, cut=EXACT).shares
-    after = spectral.target_share(mix @ plus @ mix.T, mix @ minus @ mix.T, cut=EXACT).shares
+    before = analysis.target_share(plus, minus, cut=EXACT).shares
+    after = analysis.target_share(mix @ plus @ mix.T, mix @ minus @ mix.T, cut=EXACT).shares
     assert close(before, after, 1e-7)
 
 
 def test_a_direction_that_all_data_use_alike_has_the_targets_share() -> None:
     x = torch.cat([torch.ones(100, 1), torch.randn(100, 3)], 1).double()
     x = torch.cat([x[:, :1], torch.zeros(100, 3).double()], 1)
-    s = spectral.target_share(x[:10].T @ x[:10], x[10:].T @ x[10:]).shares
+    s = analysis.target_share(x[:10].T @ x[:10], x[10:].T @ x[10:]).shares
     assert s.tolist() == pytest.approx([0.1])
 
 
@@ -133,7 +133,7 @@ def test_the_two_limits_of_specificity(lam: float) -> None:
     w = torch.randn(3, 4).double()
     mix = torch.linalg.qr(torch.randn(4, 4).double())[0]
     plus, minus = (mix @ torch.diag(torch.tensor(v).double()) @ mix.T for v in ([5.0, 1, 0, 0], [0.0, 2, 1, 3]))
-    found = spectral.filtered(w, plus, minus, filter=spectral.specificity(lam))
+    found = analysis.filtered(w, plus, minus, filter=analysis.specificity(lam))
     assert close(found, extracted(w, plus, minus, specificity=lam))
     assert torch.linalg.matrix_rank(found, rtol=1e-6) == (1 if lam else 2)
 
@@ -142,14 +142,14 @@ class TestCuts:
     def test_the_default_keeps_what_spectrum_keeps(self) -> None:
         values = torch.logspace(-9, 0, 10).double()
         sigma = torch.diag(values)
-        row = spectral.compare_cuts(sigma, cuts=[spectral.relative()])[0]
+        row = analysis.compare_cuts(sigma, cuts=[analysis.relative()])[0]
         assert row["kept"] == int(Spectrum(sigma).rank) == 6
         assert row["threshold"] == pytest.approx(1e-5) and row["condition"] == pytest.approx(1e5)
 
     def test_energy_keeps_the_fewest_that_hold_the_share(self) -> None:
         values = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]).double()
         for share, kept in ((0.39, 1), (0.41, 2), (0.7, 2), (0.71, 3), (0.9, 3), (0.91, 4), (1.0, 4)):
-            row = spectral.compare_cuts(torch.diag(values), cuts=[spectral.energy(share)])[0]
+            row = analysis.compare_cuts(torch.diag(values), cuts=[analysis.energy(share)])[0]
             assert (row["kept"], row["energy"] >= share) == (kept, True), share
 
     @pytest.mark.parametrize(("n", "d"), [(2000, 200), (400, 380), (150, 400)])
@@ -160,41 +160,41 @@ class TestCuts:
             strong = 40 * math.sqrt(d / n + 0.1)  # far above the transition, where a direction is lost in noise
             x[:, :planted] *= strong
             sigma = noise**2 * x.T @ x
-            assert spectral.compare_cuts(sigma, n, [spectral.edge()])[0]["kept"] == planted
+            assert analysis.compare_cuts(sigma, n, [analysis.edge()])[0]["kept"] == planted
 
     @pytest.mark.parametrize(("n", "d"), [(2000, 200), (600, 500), (200, 900)])
     def test_the_edge_is_where_theory_puts_it(self, n: int, d: int) -> None:
         x = 3 * torch.randn(n, d).double()
         values = torch.linalg.eigvalsh(x.T @ x)[-min(n, d) :]
         theory = 9 * (math.sqrt(n) + math.sqrt(d)) ** 2
-        assert spectral.bulk_edge(values, n, d) == pytest.approx(theory * (1 + min(n, d) ** (-2 / 3)), rel=0.02)
+        assert analysis.bulk_edge(values, n, d) == pytest.approx(theory * (1 + min(n, d) ** (-2 / 3)), rel=0.02)
         assert float(values[-1]) == pytest.approx(theory, rel=0.05)
 
     def test_the_edge_ignores_directions_without_data(self) -> None:
         x = torch.randn(2000, 200).double()
         x[:, :3] *= 20
         x[:, 100:] = 0
-        assert spectral.compare_cuts(x.T @ x, 2000, [spectral.edge()])[0]["kept"] == 3
+        assert analysis.compare_cuts(x.T @ x, 2000, [analysis.edge()])[0]["kept"] == 3
 
     def test_the_median_of_the_marchenko_pastur_law(self) -> None:
         for n, d in ((3000, 300), (800, 800)):
             x = torch.randn(n, d).double()
             median = float(torch.linalg.eigvalsh(x.T @ x / n).quantile(0.5))
-            assert spectral._bulk_median(d / n) == pytest.approx(median, rel=0.02)
+            assert cuts._bulk_median(d / n) == pytest.approx(median, rel=0.02)
 
     def test_compare_lists_all(self) -> None:
         x = torch.randn(50, 6).double()
-        rows = spectral.compare_cuts(x.T @ x, 50)
+        rows = analysis.compare_cuts(x.T @ x, 50)
         assert [row["cut"].split()[0] for row in rows] == ["relative", "relative", "energy", "edge", "ridge"]
-        assert len(spectral.compare_cuts(x.T @ x)) == 4
+        assert len(analysis.compare_cuts(x.T @ x)) == 4
         assert all(set(r) == {"cut", "kept", "dimension", "threshold", "energy", "condition"} for r in rows)
-        assert spectral.compare_cuts(torch.zeros(3, 3))[0] == {
+        assert analysis.compare_cuts(torch.zeros(3, 3))[0] == {
             "cut": "relative 1e-06", "kept": 0, "dimension": 3, "threshold": 0.0, "energy": 0.0, "condition": 1.0,
         }  # fmt: skip
 
     def test_effective_rank(self) -> None:
-        assert spectral.effective_rank(torch.ones(7)) == pytest.approx(7)
-        assert 1 < spectral.effective_rank(torch.tensor([1.0, 1e-3])) < 1.02
+        assert analysis.effective_rank(torch.ones(7)) == pytest.approx(7)
+        assert 1 < analysis.effective_rank(torch.tensor([1.0, 1e-3])) < 1.02
 
 
 class TestExtractFiltered:
@@ -211,7 +211,7 @@ class TestExtractFiltered:
         model, target, reference = self.model()
         expected = el.extract(model, target, reference, specificity=lam, rcond=1e-12)
         found = extract_filtered(
-            model, target, reference, filter=spectral.specificity(lam), cut=spectral.relative(1e-12)
+            model, target, reference, filter=analysis.specificity(lam), cut=analysis.relative(1e-12)
         )
         assert list(found) == list(expected) and found.norms == expected.norms
         for name in expected:
@@ -243,14 +243,14 @@ class TestExtractFiltered:
     def test_the_edge_gets_the_count(self) -> None:
         model, target, reference = self.model()
         with pytest.raises(ValueError, match="count"):
-            spectral.target_share(target["0"], reference["0"], cut=spectral.edge())
-        found = extract_filtered(model, target, reference, cut=spectral.edge())
+            analysis.target_share(target["0"], reference["0"], cut=analysis.edge())
+        found = extract_filtered(model, target, reference, cut=analysis.edge())
         expected = extract_filtered(model, target, reference)
         assert 0 <= found.norm() < expected.norm()
 
     def test_a_layer_that_saw_nothing_has_an_engram_of_zero(self) -> None:
         layer, none = nn.Linear(3, 2, bias=False), el.Moments({"": torch.zeros(3, 3)}, {"": 0})
-        assert spectral.target_share(none[""], none[""]).rank == 0
+        assert analysis.target_share(none[""], none[""]).rank == 0
         assert extract_filtered(layer, none, none).norm() == el.extract(layer, none, none).norm() == 0
 
     def test_errors_name_the_layer(self) -> None:
@@ -268,28 +268,28 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (lambda s: spectral.relative(2), "rcond"),
-            (lambda s: spectral.energy(0), "share"),
-            (lambda s: spectral.energy(1.1), "share"),
-            (lambda s: spectral.ridge(0), "strength"),
-            (lambda s: spectral.ridge(math.inf), "strength"),
-            (lambda s: spectral.specificity(-1), "lam"),
-            (lambda s: spectral.specificity(math.nan), "lam"),
-            (lambda s: spectral.threshold(0), "at"),
-            (lambda s: spectral.effective_rank(torch.zeros(3)), "values"),
-            (lambda s: spectral.effective_rank(torch.tensor([1.0, -1.0])), "values"),
-            (lambda s: spectral.target_share(s, torch.eye(2)), "differ in shape"),
-            (lambda s: spectral.target_share(torch.ones(2, 3), s), "plus: expected a square matrix"),
-            (lambda s: spectral.target_share(s, s * math.nan), "minus: NaN"),
-            (lambda s: spectral.target_share(2 * s, -s), "outside \\[0, 1\\]"),
-            (lambda s: spectral.target_share(s, s, cut=spectral.edge()), "count"),
-            (lambda s: spectral.compare_cuts(torch.ones(2, 3)), "sigma"),
-            (lambda s: spectral.filtered(torch.ones(2, 4), s, s), "does not act on"),
-            (lambda s: spectral.filtered(torch.ones(2, 2, 3), s.expand(3, 3, 3), s.expand(3, 3, 3)), "groups"),
-            (lambda s: spectral.filtered(s, s, s, filter=lambda v: v[:1]), "filter: expected 3 finite"),
-            (lambda s: spectral.filtered(s, s, s, filter=lambda v: v / 0), "filter: expected 3 finite"),
-            (lambda s: spectral.target_share(s, s, cut=spectral.Cut("mine", lambda v, n: v[1:])), "cut 'mine'"),
-            (lambda s: spectral.target_share(s, s, cut=spectral.Cut("mine", lambda v, n: -v)), "cut 'mine'"),
+            (lambda s: analysis.relative(2), "rcond"),
+            (lambda s: analysis.energy(0), "share"),
+            (lambda s: analysis.energy(1.1), "share"),
+            (lambda s: analysis.ridge(0), "strength"),
+            (lambda s: analysis.ridge(math.inf), "strength"),
+            (lambda s: analysis.specificity(-1), "lam"),
+            (lambda s: analysis.specificity(math.nan), "lam"),
+            (lambda s: analysis.threshold(0), "at"),
+            (lambda s: analysis.effective_rank(torch.zeros(3)), "values"),
+            (lambda s: analysis.effective_rank(torch.tensor([1.0, -1.0])), "values"),
+            (lambda s: analysis.target_share(s, torch.eye(2)), "differ in shape"),
+            (lambda s: analysis.target_share(torch.ones(2, 3), s), "plus: expected a square matrix"),
+            (lambda s: analysis.target_share(s, s * math.nan), "minus: NaN"),
+            (lambda s: analysis.target_share(2 * s, -s), "outside \\[0, 1\\]"),
+            (lambda s: analysis.target_share(s, s, cut=analysis.edge()), "count"),
+            (lambda s: analysis.compare_cuts(torch.ones(2, 3)), "sigma"),
+            (lambda s: analysis.filtered(torch.ones(2, 4), s, s), "does not act on"),
+            (lambda s: analysis.filtered(torch.ones(2, 2, 3), s.expand(3, 3, 3), s.expand(3, 3, 3)), "groups"),
+            (lambda s: analysis.filtered(s, s, s, filter=lambda v: v[:1]), "filter: expected 3 finite"),
+            (lambda s: analysis.filtered(s, s, s, filter=lambda v: v / 0), "filter: expected 3 finite"),
+            (lambda s: analysis.target_share(s, s, cut=analysis.Cut("mine", lambda v, n: v[1:])), "cut 'mine'"),
+            (lambda s: analysis.target_share(s, s, cut=analysis.Cut("mine", lambda v, n: -v)), "cut 'mine'"),
         ],
     )
     def test_values(self, call: object, message: str) -> None:
@@ -298,6 +298,6 @@ class TestErrors:
 
     def test_types(self) -> None:
         with pytest.raises(TypeError, match="filter"):
-            spectral.filtered(self.s, self.s, self.s, filter=0.5)
+            analysis.filtered(self.s, self.s, self.s, filter=0.5)
         with pytest.raises(TypeError, match="cut: expected a Cut"):
-            spectral.target_share(self.s, self.s, cut=1e-6)
+            analysis.target_share(self.s, self.s, cut=1e-6)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# `collect` the function hides the module of that name in the package, so the helpers are imported from the module.
-from engramlib.batches import Batch, Selector, as_batches, call_model, evaluating, labels_of, to_device
 from engramlib.edit import edited
 from engramlib.engram import Engram, LayerEngram
 from engramlib.estimator import Deltas, fitting_layers, is_absorbed
 from engramlib.layers import Layer, refuse_routed, supported_layers
 from engramlib.moments import Moments
+
+# `collect` the function hides the module of that name in the package, so the helpers are imported from the module.
+from engramlib.running import Batch, Selector, as_batches, call_model, evaluating, labels_of, to_device
 
 Forward = Callable[[nn.Module, Batch], Any]
 

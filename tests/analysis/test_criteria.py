@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib.criteria import CRITERIA, Criteria, CriteriaRow, random_engram, score_criteria
+from engramlib.analysis import CRITERIA, Criteria, CriteriaRow, random_engram, score_criteria
 from tests.conftest import columns_of, with_one
 
 

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engramlib._products import add_outer, mirror, works_at
 from engramlib._progress import track
-from engramlib.batches import Batch, Selector, as_batches, call_model, evaluating, labels_of, to_device
 from engramlib.layers import Layer, find_layers
 from engramlib.moments import Moments
+from engramlib.running import Batch, Selector, as_batches, call_model, evaluating, labels_of, to_device
 
 # Columns are widened to float64 a piece at a time, so that the copy stays small beside the activations themselves.
 _PIECE_BYTES = 32 * 2**20
-# Σ is symmetric: only blocks on and above the diagonal are multiplied, which halves the work of a full product.
-_BLOCK = {"cpu": 128, "cuda": 1024}
 # Rows of one concept that are worth a product (see _Sum).
 _ENOUGH = 512
 
@@ -204,10 +203,10 @@ class _Sum:
         """Count ``columns``, (n, d) or (groups, n, d), towards ``concept``, whose Σ is there already."""
         self.count[concept] += columns.shape[-2]
         sigma = self.sigma[concept]
-        near = _works_at(columns, sigma) == sigma.device
+        near = works_at(columns, sigma) == sigma.device
         enough = _ENOUGH if near else max(_ENOUGH, columns.shape[-1])
         if columns.ndim == 3 or columns.shape[0] >= enough:
-            _add_outer(sigma, columns, self.absorbed)
+            add_outer(sigma, columns, self.absorbed)
             return
         kept = self.kept.setdefault(concept, [])
         kept.append(columns.clone())  # the model may overwrite its activations
@@ -217,7 +216,7 @@ class _Sum:
     def flush(self, *concepts: Hashable) -> None:
         """Multiply what was kept; without arguments, of every concept."""
         for concept in concepts or tuple(self.kept):
-            _add_outer(self.sigma[concept], torch.cat(self.kept.pop(concept)), self.absorbed)
+            add_outer(self.sigma[concept], torch.cat(self.kept.pop(concept)), self.absorbed)
 
     def split(self, names: set[str]) -> _Sum:
         """Give ``names`` their own copy: they no longer read what the others read."""
@@ -370,7 +369,7 @@ class _Recorder:
         """Add the moments of ``x`` if its layer type has a way around the columns; whether it had."""
         sigma = running.sigma[concept]
         for part in x.split(max(1, _PIECE_BYTES // max(1, x[:1].numel() * sigma.element_size()))):
-            found = layer.kind.moments(layer.module, part.to(_works_at(x, sigma)), sigma.dtype, running.absorbed)
+            found = layer.kind.moments(layer.module, part.to(works_at(x, sigma)), sigma.dtype, running.absorbed)
             if found is None:
                 return False
             sigma += found[0].to(sigma.device)
@@ -426,7 +425,7 @@ class _Recorder:
         for running in set(self.sums.values()):
             running.flush()
             for sigma in running.sigma.values():
-                _mirror(sigma)
+                mirror(sigma)
         # A layer that saw nothing of a concept (an expert that was never chosen for it) has a sum of zero.
         for name in names:
             running = self.sums[name]
@@ -472,48 +471,3 @@ def _pieces(layer: Layer, x: Tensor, sigma: Tensor) -> Iterator[Tensor]:
 
 def _lengths(shape: tuple[int, ...]) -> list[int]:
     return [n for n in shape if n != 1]
-
-
-def _works_at(x: Tensor, sigma: Tensor) -> torch.device:
-    """Where products of ``x`` are made: where it is, except on Apple's GPUs, which have no float64."""
-    return sigma.device if x.device.type == "mps" else x.device
-
-
-def _add_outer(sigma: Tensor, columns: Tensor, absorbed: bool) -> None:
-    """Σ += XᵀX on and above the block diagonal, for X with a column per row."""
-    device = _works_at(columns, sigma)
-    if device == sigma.device:
-        _add_product(sigma, columns, absorbed)
-        return
-    part = torch.zeros_like(sigma, device=device)
-    _add_product(part, columns, absorbed)
-    sigma += part.to(sigma.device)
-
-
-def _add_product(sigma: Tensor, columns: Tensor, absorbed: bool) -> None:
-    *groups, n, d = columns.shape
-    # A copy in the layout that the columns come in (patches lie side by side, tokens below each other).
-    wide = columns.stride(-2) == 1 and columns.stride(-1) != 1
-    shape = (*groups, d + absorbed, n) if wide else (*groups, n, d + absorbed)
-    if absorbed:
-        x = torch.empty(shape, dtype=sigma.dtype, device=sigma.device)
-        x = x.mT if wide else x
-        x[..., :d] = columns
-        x[..., d] = 1.0
-    elif wide:
-        x = columns.mT.to(sigma.device, sigma.dtype, memory_format=torch.contiguous_format).mT
-    else:
-        x = columns.to(sigma.device, sigma.dtype)
-    if sigma.ndim == 3:
-        sigma.baddbmm_(x.mT, x)
-        return
-    block = _BLOCK.get(sigma.device.type, 512)
-    for start in range(0, sigma.shape[-1], block):
-        stop = start + block
-        sigma[start:stop, start:].addmm_(x[:, start:stop].T, x[:, start:])
-
-
-def _mirror(sigma: Tensor) -> None:
-    """Copy what is above the diagonal below it: exact symmetry, whatever order the sums were made in."""
-    upper = sigma.triu(1)
-    sigma.triu_().add_(upper.mT)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib import geometry
+from engramlib import analysis
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -57,9 +57,9 @@ class TestTheorems:
         w, plus, minus, _ = case
         layer, moments = as_layer(w, plus, minus)
         g = scale * torch.eye(len(w)).double()
-        step = geometry.forgetting_step(layer, *moments, {"": g}, damping=damping, rcond=1e-10)
+        step = analysis.forgetting_step(layer, *moments, {"": g}, damping=damping, rcond=1e-10)
         assert close(step[""].weight, engram_of(w, plus, minus))
-        assert close(geometry.forgetting_step(layer, *moments, rcond=1e-10)[""].weight, step[""].weight)
+        assert close(analysis.forgetting_step(layer, *moments, rcond=1e-10)[""].weight, step[""].weight)
 
     @settings(max_examples=30, deadline=None)
     @given(cases(), st.floats(1e-3, 1e3))
@@ -86,7 +86,7 @@ class TestTheorems:
     def test_the_minimiser_does_not_depend_on_the_metric(self, case: tuple[Tensor, ...]) -> None:
         """Stronger than Remark 6.2: for every G ≻ 0 the minimiser of Eq. 2 measured in G is W⁺."""
         delta, plus, minus, metric = case
-        found = geometry.metric_minimiser(delta, plus, minus, metric)
+        found = analysis.metric_minimiser(delta, plus, minus, metric)
         assert close(found, engram_of(delta, plus, minus))
 
     @settings(max_examples=40, deadline=None)
@@ -96,11 +96,11 @@ class TestTheorems:
         delta, plus, minus, metric = case
         best = engram_of(delta, plus, minus)
         v = best + torch.randn(best.shape, generator=torch.Generator().manual_seed(seed)).double()
-        excess = geometry.objective(v, delta, plus, minus, metric=metric)
-        excess -= geometry.objective(best, delta, plus, minus, metric=metric)
+        excess = analysis.objective(v, delta, plus, minus, metric=metric)
+        excess -= analysis.objective(best, delta, plus, minus, metric=metric)
         gap = (v - best).flatten()
         distance = float(gap @ torch.kron(metric, plus + minus) @ gap)
-        size = abs(geometry.objective(v, delta, plus, minus, metric=metric))
+        size = abs(analysis.objective(v, delta, plus, minus, metric=metric))
         assert excess == pytest.approx(distance, abs=1e-9 * size)
 
     def test_the_objective_is_equation_2(self) -> None:
@@ -109,15 +109,15 @@ class TestTheorems:
         metric = metric @ metric.T
         residual, leak = (v - delta) @ x.T, v @ y.T
         expected = float((residual * (metric @ residual)).sum() + (leak * (metric @ leak)).sum())
-        assert geometry.objective(v, delta, x.T @ x, y.T @ y, metric=metric) == pytest.approx(expected)
+        assert analysis.objective(v, delta, x.T @ x, y.T @ y, metric=metric) == pytest.approx(expected)
         half = float(residual.square().sum() + leak.square().sum())
-        assert geometry.objective(v, delta, x.T @ x, y.T @ y) == pytest.approx(half)
+        assert analysis.objective(v, delta, x.T @ x, y.T @ y) == pytest.approx(half)
 
     def test_control_another_metric_for_the_reference_moves_the_minimiser(self) -> None:
         """G cancels because it stands in both terms. If it stands in one only, it does not."""
         x, y, delta = torch.randn(20, 4).double(), torch.randn(30, 4).double(), torch.randn(3, 4).double()
         plus, minus, metric = x.T @ x, y.T @ y, torch.diag(torch.tensor([1.0, 0.1, 10.0])).double()
-        other = geometry.metric_minimiser(delta, plus, minus, metric, torch.eye(3).double())
+        other = analysis.metric_minimiser(delta, plus, minus, metric, torch.eye(3).double())
         assert (other - engram_of(delta, plus, minus)).norm() > 0.1 * other.norm()
         # Row by row, in a diagonal metric, it is specificity λ = 1/g.
         layer, moments = as_layer(delta, plus, minus)
@@ -132,18 +132,18 @@ class TestTheorems:
         w, plus, minus, metric = case
         layer, moments = as_layer(w, plus, minus)
         best = engram_of(w, plus, minus)
-        step = geometry.forgetting_step(layer, *moments, {"": metric}, rcond=1e-10)[""].weight
+        step = analysis.forgetting_step(layer, *moments, {"": metric}, rcond=1e-10)[""].weight
         sigma2 = float(metric.diagonal().mean())
         assert close(step, sigma2 * torch.linalg.inv(metric) @ best)
         if (metric / sigma2 - torch.eye(len(w))).norm() > 0.1 and best.norm() > 0:
-            assert geometry.objective(step, w, plus, minus) > geometry.objective(best, w, plus, minus)
+            assert analysis.objective(step, w, plus, minus) > analysis.objective(best, w, plus, minus)
 
     def test_where_the_step_reading_fails_by_any_factor(self) -> None:
         """W⁺ answers in a direction of the outputs where G is nearly flat: the step is 5000 times too long."""
         x = torch.randn(30, 4).double()
         layer, moments = as_layer(torch.tensor([[0.0] * 4, [1.0] * 4]).double(), x[:10].T @ x[:10], x[10:].T @ x[10:])
-        step = geometry.forgetting_step(layer, *moments, {"": torch.diag(torch.tensor([1.0, 1e-4])).double()})
-        row = geometry.compare(el.extract(layer, *moments), step)[0]
+        step = analysis.forgetting_step(layer, *moments, {"": torch.diag(torch.tensor([1.0, 1e-4])).double()})
+        row = analysis.compare(el.extract(layer, *moments), step)[0]
         assert row.cosine == pytest.approx(1) and row.norm_ratio == pytest.approx(5000, rel=1e-3)
 
     def test_strong_damping_brings_the_engram_back(self) -> None:
@@ -151,7 +151,7 @@ class TestTheorems:
         layer, moments = as_layer(torch.randn(3, 4).double(), x[:10].T @ x[:10], x[10:].T @ x[10:])
         engram, factors = el.extract(layer, *moments), {"": root @ root.T}
         distances = [
-            geometry.compare(engram, geometry.forgetting_step(layer, *moments, factors, damping=d))[0].distance
+            analysis.compare(engram, analysis.forgetting_step(layer, *moments, factors, damping=d))[0].distance
             for d in (0.0, 1.0, 1e2, 1e4)
         ]
         assert distances[0] > distances[1] > 10 * distances[2] > 500 * distances[3]
@@ -167,7 +167,7 @@ class TestTheorems:
         }
         for dtype, tolerance in ((torch.float64, 1e-8), (torch.float32, 1e-5)):
             model = model.to(dtype)
-            step = geometry.forgetting_step(model, target, reference, factors, base=base)
+            step = analysis.forgetting_step(model, target, reference, factors, base=base)
             expected = el.extract(model, target, reference, base=base)
             assert step.norms == pytest.approx(expected.norms) and step["0"].weight.dtype == dtype
             for name in expected:
@@ -225,7 +225,7 @@ class TestAgainstCurvlinops:
             fisher_type=curvlinops.FisherType.TYPE2, separate_weight_and_bias=False,
         )  # fmt: skip
         moments = el.collect(model, x.split(5))
-        factors = geometry.output_factors(model, x.split(5), loss=loss)
+        factors = analysis.output_factors(model, x.split(5), loss=loss)
         assert list(factors) == list(moments)
         for name, g in factors.items():
             assert close(torch.kron(g, moments[name]), block(reference, model, name))
@@ -235,10 +235,10 @@ class TestAgainstCurvlinops:
         model, x = make(), torch.randn(12, *shape).double()
         reference = reference_matrix(curvlinops.GGNLinearOperator, model, x, loss)
         for name in el.collect(model, [x]):
-            exact = geometry.fisher_block(model, x.split(5), name, loss=loss)
+            exact = analysis.fisher_block(model, x.split(5), name, loss=loss)
             assert close(exact, block(reference, model, name))
         assert close(
-            geometry.fisher_block(model, [x], "0", loss=loss, bias="keep"),
+            analysis.fisher_block(model, [x], "0", loss=loss, bias="keep"),
             reference[: (n := model[0].weight.numel()), :n],
         )
 
@@ -247,8 +247,8 @@ class TestFactors:
     def test_sampling_is_unbiased(self) -> None:
         model, x = mlp(), torch.randn(10, 4).double()
         for loss in LOSSES:
-            exact = geometry.output_factors(model, [x], loss=loss)
-            many = [geometry.output_factors(model, [x], loss=loss, fisher="sample", seed=s) for s in range(300)]
+            exact = analysis.output_factors(model, [x], loss=loss)
+            many = [analysis.output_factors(model, [x], loss=loss, fisher="sample", seed=s) for s in range(300)]
             for name, g in exact.items():
                 mean = sum(sample[name] for sample in many) / len(many)
                 assert (mean - g).norm() < 0.12 * g.norm()
@@ -264,14 +264,14 @@ class TestFactors:
             outs, ins = slice(3 * group, 3 * group + 3), slice(2 * group, 2 * group + 2)
             plain[0].weight.data[outs, ins] = grouped[0].weight.data[outs]
         x = torch.randn(7, 4, 3, 3).double()
-        a, b = (geometry.output_factors(m, [x])["0"] for m in (grouped, plain))
+        a, b = (analysis.output_factors(m, [x])["0"] for m in (grouped, plain))
         assert a.shape == (2, 3, 3)
         assert close(a[0], b[:3, :3]) and close(a[1], b[3:, 3:])
 
     def test_tokens_are_independent_predictions(self) -> None:
         """A network that treats tokens alike has the G of its tokens as a batch; a causal one has not."""
         model, x = mlp(), torch.randn(5, 4, 4).double()
-        tokens, flat = geometry.output_factors(model, [x]), geometry.output_factors(model, [x.flatten(0, 1)])
+        tokens, flat = analysis.output_factors(model, [x]), analysis.output_factors(model, [x.flatten(0, 1)])
         assert all(close(tokens[n], flat[n]) for n in flat)
 
         class Causal(nn.Module):
@@ -283,8 +283,8 @@ class TestFactors:
                 return self.outer(self.inner(x).tanh().cumsum(1))
 
         causal = Causal().double()
-        exact = geometry.output_factors(causal, [x])
-        sampled = [geometry.output_factors(causal, [x], fisher="sample", seed=s)["inner"] for s in range(300)]
+        exact = analysis.output_factors(causal, [x])
+        sampled = [analysis.output_factors(causal, [x], fisher="sample", seed=s)["inner"] for s in range(300)]
         assert (sum(sampled) / 300 - exact["inner"]).norm() < 0.12 * exact["inner"].norm()
 
     def test_a_layer_used_twice_and_in_place(self) -> None:
@@ -299,25 +299,25 @@ class TestFactors:
         a, b = Twice(True).double(), Twice(False).double()
         b.load_state_dict(a.state_dict())
         x = torch.randn(9, 4).double()
-        assert close(geometry.output_factors(a, [x])["fc"], geometry.output_factors(b, [x])["fc"])
+        assert close(analysis.output_factors(a, [x])["fc"], analysis.output_factors(b, [x])["fc"])
         jacobian = torch.func.jacrev(lambda w: torch.func.functional_call(b, {"fc.weight": w}, (x,)))(b.fc.weight)
         p = b(x).softmax(-1).detach()
         hessian = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
         exact = torch.einsum("ncij,ncd,ndkl->ijkl", jacobian, hessian, jacobian).reshape(16, 16).detach()
-        assert close(geometry.fisher_block(a, [x], "fc", bias="keep"), exact)
+        assert close(analysis.fisher_block(a, [x], "fc", bias="keep"), exact)
 
     def test_frozen_parameters_and_flags(self) -> None:
         model, x = mlp(), torch.randn(9, 4).double()
-        expected = geometry.output_factors(model, [x])
+        expected = analysis.output_factors(model, [x])
         model.requires_grad_(False).train()
-        found = geometry.output_factors(model, [x])
+        found = analysis.output_factors(model, [x])
         assert all(close(found[n], expected[n]) for n in expected)
         assert model.training and not any(p.requires_grad for p in model.parameters())
         assert all(p.grad is None for p in model.parameters())
         assert not any(module._forward_hooks for module in model.modules())
 
     def test_softmax_has_a_null_direction(self) -> None:
-        g = geometry.output_factors(mlp(), [torch.randn(9, 4).double()])["4"]
+        g = analysis.output_factors(mlp(), [torch.randn(9, 4).double()])["4"]
         assert (g @ torch.ones(3).double()).norm() < 1e-12  # the same number on every logit changes no prediction
 
 
@@ -326,7 +326,7 @@ class TestSteps:
         model, x, y = convnet(), torch.randn(9, 2, 5, 5).double(), torch.arange(9) % 3
         model.requires_grad_(False)
         loss = lambda z, batch: F.cross_entropy(z, batch[1], reduction="sum")  # noqa: E731
-        found = geometry.loss_gradient(model, [(x[:4], y[:4]), (x[4:], y[4:])], loss)
+        found = analysis.loss_gradient(model, [(x[:4], y[:4]), (x[4:], y[4:])], loss)
         assert not any(p.requires_grad for p in model.parameters())
         model.requires_grad_(True)
         loss(model(x), (x, y)).backward()
@@ -334,14 +334,14 @@ class TestSteps:
             module = model.get_submodule(name)
             assert close(entry.weight, module.weight.grad) and (entry.bias is None) == (module.bias is None)
             assert entry.bias is None or close(entry.bias, module.bias.grad)
-        assert geometry.loss_gradient(model, [(x, y)], loss, bias="keep")["6"].bias is None
+        assert analysis.loss_gradient(model, [(x, y)], loss, bias="keep")["6"].bias is None
 
     def test_natural_gradient_is_the_dense_solution(self) -> None:
         model, x = convnet(), torch.randn(40, 2, 5, 5).double()
         loss = lambda z, batch: z[:, 0].sum()  # noqa: E731
-        gradient, moments = geometry.loss_gradient(model, [x], loss), el.collect(model, [x])
-        factors = geometry.output_factors(model, [x], loss="squared")
-        step = geometry.natural_gradient(model, gradient, moments, factors, damping=0.3, rcond=1e-12)
+        gradient, moments = analysis.loss_gradient(model, [x], loss), el.collect(model, [x])
+        factors = analysis.output_factors(model, [x], loss="squared")
+        step = analysis.natural_gradient(model, gradient, moments, factors, damping=0.3, rcond=1e-12)
         for name, g in factors.items():
             vector = lambda e: torch.cat([e.weight.flatten(1)] + ([] if e.bias is None else [e.bias[:, None]]), 1)  # noqa: E731
             mean = float(g.trace()) / len(g)
@@ -354,37 +354,37 @@ class TestSteps:
         model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
         x = torch.randn(60, 4).double() * torch.tensor([1.0, 1, 0.1, 0])  # one input is never used
         target, reference = el.collect(model, [x[:20]]), el.collect(model, [x[20:]])
-        total, factors = target + reference, geometry.output_factors(model, [x])
+        total, factors = target + reference, analysis.output_factors(model, [x])
         flat = lambda e: torch.cat([e.weight, e.bias[:, None]], 1).flatten()  # noqa: E731
         for damping in (0.0, 0.5):
-            kfac = geometry.forgetting_step(model, target, reference, factors, damping=damping)["0"]
+            kfac = analysis.forgetting_step(model, target, reference, factors, damping=damping)["0"]
             product = torch.kron(factors["0"], total["0"])
-            same = geometry.exact_forgetting_step(model, target, reference, "0", product, damping=damping)["0"]
+            same = analysis.exact_forgetting_step(model, target, reference, "0", product, damping=damping)["0"]
             assert close(flat(same), flat(kfac), 1e-7)
-        squared = geometry.fisher_block(model, [x], "2", loss="squared")
-        step = geometry.exact_forgetting_step(model, target, reference, "2", squared)
-        assert geometry.compare(el.extract(model, target, reference).select(["2"]), step)[0].distance < 1e-8
-        fisher = geometry.fisher_block(model, [x], "0")
+        squared = analysis.fisher_block(model, [x], "2", loss="squared")
+        step = analysis.exact_forgetting_step(model, target, reference, "2", squared)
+        assert analysis.compare(el.extract(model, target, reference).select(["2"]), step)[0].distance < 1e-8
+        fisher = analysis.fisher_block(model, [x], "0")
         damped = fisher + 1e-2 * torch.kron(torch.eye(5).double(), total["0"])
         white = torch.linalg.pinv(total["0"], hermitian=True, rtol=1e-6)
         sigma2 = float(torch.einsum("aiaj,ij->", fisher.view(5, 5, 5, 5), white)) / (5 * 4)
         gradient = torch.cat([model[0].weight, model[0].bias[:, None]], 1).detach() @ target["0"]
         dense = torch.linalg.pinv(damped, hermitian=True, rtol=1e-9) @ gradient.flatten()
         delta = 1e-2 / sigma2
-        found = geometry.exact_forgetting_step(model, target, reference, "0", fisher, damping=delta)["0"]
+        found = analysis.exact_forgetting_step(model, target, reference, "0", fisher, damping=delta)["0"]
         assert close(flat(found), sigma2 * (1 + delta) * dense, 1e-6)
 
 
 class TestMeasures:
     def test_anisotropy(self) -> None:
         turn = torch.linalg.qr(torch.randn(6, 6).double())[0]
-        round_ = geometry.anisotropy(7 * torch.eye(6))
+        round_ = analysis.anisotropy(7 * torch.eye(6))
         assert (round_.largest_over_mean, round_.effective_rank, round_.distance, round_.size) == pytest.approx(
             (1, 6, 0, 6)
         )
         values = torch.tensor([9.0, 3, 1, 1, 1, 0]).double()
         g = (turn * values) @ turn.T
-        found = geometry.anisotropy(1e-6 * g)
+        found = analysis.anisotropy(1e-6 * g)
         best = min(float((g - c * torch.eye(6)).norm() / g.norm()) for c in torch.linspace(0, 5, 5001))
         assert found.distance == pytest.approx(best, abs=1e-6)
         assert found.largest_over_mean == pytest.approx(9 / 2.5)
@@ -393,14 +393,14 @@ class TestMeasures:
 
     def test_compare(self) -> None:
         a = el.Engram({"fc": (torch.tensor([[3.0, 0.0]]), torch.tensor([4.0]))})
-        row = geometry.compare(a, 2 * a)[0]
+        row = analysis.compare(a, 2 * a)[0]
         assert (row.cosine, row.angle, row.distance, row.norm_ratio) == pytest.approx((1, 0, 1, 2))
         b = el.Engram({"fc": (torch.tensor([[0.0, 1.0]]), torch.tensor([0.0]))})
-        row = geometry.compare(a, b)[0]
+        row = analysis.compare(a, b)[0]
         assert (row.cosine, row.angle) == pytest.approx((0, 90))
         assert row.as_dict()["layer"] == "fc"
         tiny = a + 1e-9 * el.Engram({"fc": (torch.tensor([[0.0, 5.0]]).double(), torch.zeros(1).double())})
-        assert geometry.compare(a, tiny)[0].angle == pytest.approx(math.degrees(1e-9), rel=1e-4)
+        assert analysis.compare(a, tiny)[0].angle == pytest.approx(math.degrees(1e-9), rel=1e-4)
 
 
 class TestErrors:
@@ -409,23 +409,23 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (lambda m, x: geometry.output_factors(m, [x], loss="hinge"), "loss"),
-            (lambda m, x: geometry.output_factors(m, [x], fisher="empirical"), "fisher"),
-            (lambda m, x: geometry.output_factors(m, []), "batches"),
-            (lambda m, x: geometry.output_factors(m, [x], layers=["9"]), "'9'"),
-            (lambda m, x: geometry.output_factors(m, [x], forward=lambda m, b: m[0](b)), "never called layer '2'"),
+            (lambda m, x: analysis.output_factors(m, [x], loss="hinge"), "loss"),
+            (lambda m, x: analysis.output_factors(m, [x], fisher="empirical"), "fisher"),
+            (lambda m, x: analysis.output_factors(m, []), "batches"),
+            (lambda m, x: analysis.output_factors(m, [x], layers=["9"]), "'9'"),
+            (lambda m, x: analysis.output_factors(m, [x], forward=lambda m, b: m[0](b)), "never called layer '2'"),
             (
-                lambda m, x: geometry.output_factors(m, [x], forward=lambda m, b: (m[0](b), m(b))[0]),
+                lambda m, x: analysis.output_factors(m, [x], forward=lambda m, b: (m[0](b), m(b))[0]),
                 "does not depend on it",
             ),
-            (lambda m, x: geometry.fisher_block(m, [x], "1"), "full name"),
-            (lambda m, x: geometry.fisher_block(m, [x], "0", limit=10), "25 parameters.*GB"),
-            (lambda m, x: geometry.fisher_block(m, [x], "0", bias="no"), "bias"),
-            (lambda m, x: geometry.loss_gradient(m, [x], lambda z, b: z), "scalar"),
-            (lambda m, x: geometry.loss_gradient(m, [], lambda z, b: z.sum()), "batches"),
-            (lambda m, x: geometry.loss_gradient(m, [x], lambda z, b: m[0](b).sum()), "layer '2'"),
-            (lambda m, x: geometry.anisotropy(torch.zeros(3, 3)), "zero"),
-            (lambda m, x: geometry.anisotropy(torch.ones(2, 3)), "factor"),
+            (lambda m, x: analysis.fisher_block(m, [x], "1"), "full name"),
+            (lambda m, x: analysis.fisher_block(m, [x], "0", limit=10), "25 parameters.*GB"),
+            (lambda m, x: analysis.fisher_block(m, [x], "0", bias="no"), "bias"),
+            (lambda m, x: analysis.loss_gradient(m, [x], lambda z, b: z), "scalar"),
+            (lambda m, x: analysis.loss_gradient(m, [], lambda z, b: z.sum()), "batches"),
+            (lambda m, x: analysis.loss_gradient(m, [x], lambda z, b: m[0](b).sum()), "layer '2'"),
+            (lambda m, x: analysis.anisotropy(torch.zeros(3, 3)), "zero"),
+            (lambda m, x: analysis.anisotropy(torch.ones(2, 3)), "factor"),
         ],
     )
     def test_values(self, call: object, message: str) -> None:
@@ -436,33 +436,33 @@ class TestErrors:
         model = mlp()
         a, b = el.collect(model, [self.x]), el.collect(model, [self.x + 1])
         with pytest.raises(ValueError, match="damping"):
-            geometry.forgetting_step(model, a, b, damping=-1)
+            analysis.forgetting_step(model, a, b, damping=-1)
         with pytest.raises(ValueError, match="no G of layer '0'"):
-            geometry.forgetting_step(model, a, b, {})
+            analysis.forgetting_step(model, a, b, {})
         with pytest.raises(ValueError, match="G of layer '0' has shape"):
-            geometry.forgetting_step(model, a, b, {"0": torch.eye(4)})
+            analysis.forgetting_step(model, a, b, {"0": torch.eye(4)})
         with pytest.raises(ValueError, match="fisher: expected shape"):
-            geometry.exact_forgetting_step(model, a, b, "0", torch.eye(4))
+            analysis.exact_forgetting_step(model, a, b, "0", torch.eye(4))
         with pytest.raises(ValueError, match="no moments of '9'"):
-            geometry.exact_forgetting_step(model, a, b, "9", torch.eye(4))
-        gradient = geometry.loss_gradient(model, [self.x], lambda z, batch: z.sum(), bias="keep")
+            analysis.exact_forgetting_step(model, a, b, "9", torch.eye(4))
+        gradient = analysis.loss_gradient(model, [self.x], lambda z, batch: z.sum(), bias="keep")
         with pytest.raises(ValueError, match="gradient: .*bias mode"):
-            geometry.natural_gradient(model, gradient, a)
+            analysis.natural_gradient(model, gradient, a)
 
     def test_theorems(self) -> None:
         one, skew = torch.eye(3), torch.tensor([[1.0, 2.0], [0.0, 1.0]])
         with pytest.raises(ValueError, match="metric: expected a symmetric"):
-            geometry.metric_minimiser(torch.ones(2, 3), one, one, skew)
+            analysis.metric_minimiser(torch.ones(2, 3), one, one, skew)
         with pytest.raises(ValueError, match="plus: expected a symmetric"):
-            geometry.metric_minimiser(torch.ones(2, 3), torch.eye(2), one, torch.eye(2))
+            analysis.metric_minimiser(torch.ones(2, 3), torch.eye(2), one, torch.eye(2))
         with pytest.raises(ValueError, match="too many"):
-            geometry.metric_minimiser(torch.ones(100, 100), torch.eye(100), torch.eye(100), torch.eye(100))
+            analysis.metric_minimiser(torch.ones(100, 100), torch.eye(100), torch.eye(100), torch.eye(100))
 
     def test_compare(self) -> None:
         a = el.Engram({"fc": (torch.ones(2, 2), None)})
         with pytest.raises(ValueError, match="'x' is only in one"):
-            geometry.compare(a, el.Engram({"fc": a["fc"], "x": a["fc"]}))
+            analysis.compare(a, el.Engram({"fc": a["fc"], "x": a["fc"]}))
         with pytest.raises(ValueError, match="zero vector"):
-            geometry.compare(a, 0.0 * a)
+            analysis.compare(a, 0.0 * a)
         with pytest.raises(ValueError, match="bias"):
-            geometry.compare(a, el.Engram({"fc": (torch.ones(2, 2), torch.ones(2))}))
+            analysis.compare(a, el.Engram({"fc": (torch.ones(2, 2), torch.ones(2))}))

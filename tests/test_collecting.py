@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 import engramlib as el
+from engramlib import _products, collecting
 from tests.conftest import columns_of, with_one
 
 
@@ -43,10 +42,9 @@ def test_large_convolution_inputs_go_in_pieces(monkeypatch: pytest.MonkeyPatch) 
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2)).double()
     x = torch.randn(9, 3, 10, 10).double()
     expected = dense_moments(model, x)
-    module = sys.modules["engramlib.collect"]  # the package's attribute of that name is the function
-    monkeypatch.setattr(module, "_PIECE_BYTES", 3000)
-    monkeypatch.setattr(module, "_BLOCK", {"cpu": 5})
-    monkeypatch.setattr(module, "_ENOUGH", 40)
+    monkeypatch.setattr(collecting, "_PIECE_BYTES", 3000)
+    monkeypatch.setattr(_products, "BLOCK", {"cpu": 5})
+    monkeypatch.setattr(collecting, "_ENOUGH", 40)
     moments = el.collect(model, [x])
     assert same(moments, expected)
     assert moments.count == {"0": 900, "2": 576}
