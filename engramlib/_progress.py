@@ -24,6 +24,14 @@ def wanted() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
+def length(iterable: Iterable[T]) -> int | None:
+    """``len(iterable)`` where it has one: a DataLoader over an ``IterableDataset`` has a ``len`` that raises."""
+    try:
+        return len(iterable)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
+
+
 def track(iterable: Iterable[T], *, desc: str, total: int | None = None, delay: float = 2.0) -> Iterator[T]:
     """Iterate with a bar that appears only after ``delay`` seconds, so that short passes stay quiet.
 
