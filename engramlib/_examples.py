@@ -25,7 +25,7 @@ Key = str | None  # a layer's name (of an expert: its owner's); None = the model
 Form = tuple[int, str]  # the dimension that the examples are in, and whether they are all of it, or a part of it
 Forms = dict[tuple[Key, int], Form]  # of a layer's inputs of so many leading dimensions
 
-_UNFIT, _UNCLEAR = "does not fit", "is not clear"
+UNFIT, UNCLEAR = "does not fit", "is not clear"
 _PRINTS = 4  # random numbers that stand for a row when two runs are compared
 
 
@@ -65,7 +65,7 @@ class Examples:
         if n == 1 and n not in lead and not any(n in t.shape[:2] for t in _tensors(self.batch)):
             forms = {}
         if not forms:
-            raise ValueError(_UNFIT)
+            raise ValueError(UNFIT)
         if len(forms) == 1:
             (form,) = forms
             if math.prod(lead) > n > 1:
@@ -77,7 +77,7 @@ class Examples:
         if known in forms:
             return forms[known]
         if self.asked:
-            raise ValueError(_UNFIT if self.stuck else _UNCLEAR)
+            raise ValueError(UNFIT if self.stuck else UNCLEAR)
         return None
 
     def lay(self, key: Key, shape: torch.Size, lead: tuple[int, ...], labels: Tensor) -> tuple[Tensor, int] | None:
@@ -105,7 +105,7 @@ class Examples:
             elif sides in ([n, tokens], [n * tokens]):
                 outer = self.outer(key, lead[:cover], n, len(lead))
             else:
-                raise ValueError(_UNFIT)
+                raise ValueError(UNFIT)
         except ValueError as error:
             raise self.error(key, shape, labels, str(error)) from None
         return outer and ((labels if outer == 1 else labels.T).flatten(), cover)
@@ -113,13 +113,13 @@ class Examples:
     def error(self, key: Key, shape: torch.Size, labels: Tensor | int, what: str) -> ValueError:
         """What went wrong, in full."""
         who = "the model's output has" if key is None else f"layer {key!r} reads an input of"
-        if what == _UNFIT and isinstance(labels, Tensor):
+        if what == UNFIT and isinstance(labels, Tensor):
             return ValueError(
                 f"{who} shape {tuple(shape)}, which does not fit rows or concepts of shape {tuple(labels.shape)}:"
                 " give one value per example or per token of the batch (if it is an expert that is a module of its"
                 " own, nothing says which tokens it got: choose other layers)"
             )
-        if what not in (_UNFIT, _UNCLEAR):
+        if what not in (UNFIT, UNCLEAR):
             return ValueError(what)
         n = labels if isinstance(labels, int) else len(labels)
         return ValueError(
@@ -154,13 +154,13 @@ class Examples:
         """Run the model on this batch with examples replaced, and keep what that says. The number of examples.
 
         Args:
-            n: how many there are; None = find it: the first dimension of the inputs along which rows keep apart.
+            n: how many there are; None = find it: the dimension of the inputs along which rows keep apart.
 
         Cost: a forward pass, and one for each replaced example (1 to 4), of every way the inputs may hold them.
         """
         self.asked = True
         ways, best = self.ways(n), None
-        self.stuck = not ways and any(True for _ in _tensors(self.batch))
+        self.stuck = not ways and self.widest() is not None
         self.asking = True
         try:
             with _handed_back(self.model), torch.no_grad():
@@ -168,27 +168,38 @@ class Examples:
                 for count, dims in ways:
                     wrong, forms = self.judge(base, count, dims, sure=len(ways) == 1)
                     if best is None or wrong < best[0]:
-                        best = wrong, count, forms
+                        best = wrong, count, forms, dims
                     elif wrong == best[0] > 0:
-                        best = wrong, None, {}  # a tie of two bad answers is none
+                        best = wrong, None, {}, ()  # a tie of two bad answers is none
                     if wrong == 0:
                         break
         finally:
             self.asking = False
         if best is None or best[1] is None or (n is None and best[0]):
             return None
-        self.forms.update(best[2])
-        return best[1]
+        _, count, forms, dims = best
+        self.forms.update(forms)
+        if n is None:
+            self.dim = dims[next(i for i, t in enumerate(_tensors(self.batch)) if t is self.widest())]
+        return count
+
+    def widest(self) -> Tensor | None:
+        """The input with the most dimensions."""
+        return max(_tensors(self.batch), key=lambda t: t.ndim, default=None)
+
+    def number(self) -> int | None:
+        """How many examples this batch has; None = :meth:`ask` first."""
+        widest = self.widest()
+        return None if self.dim is None or widest is None or widest.ndim <= self.dim else widest.shape[self.dim]
 
     def ways(self, n: int | None) -> list[tuple[int, tuple[int | None, ...]]]:
         """How the batch's tensors may hold the example: its number and each tensor's dimension."""
-        tensors = list(_tensors(self.batch))
+        tensors, widest = list(_tensors(self.batch)), self.widest()
         found: dict[tuple[int, tuple[int | None, ...]], None] = {}
-        widest = max(tensors, key=lambda t: t.ndim, default=None)
         for dim in (0, 1) if self.dim is None else (self.dim,):
             count = n
             if count is None:
-                if widest is None or widest.ndim <= dim or (dim and not _is_sequence(widest)):
+                if widest is None or widest.ndim <= dim or (dim and not is_sequence(widest)):
                     continue
                 count = widest.shape[dim]
             for low in (dim, 0):  # where the inputs are (tokens, batch), a mask may still be (batch, tokens)
@@ -328,14 +339,14 @@ def _tensors(batch: Batch) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _is_sequence(x: Tensor) -> bool:
+def is_sequence(x: Tensor) -> bool:
     """Whether the second dimension of an input may be something else than features."""
     return x.ndim > 2 or (x.ndim == 2 and not x.is_floating_point())
 
 
 def _holds(x: Tensor, dim: int, n: int) -> int | None:
     """The dimension of ``x`` that its n examples are in, ``dim`` if it can be that."""
-    others = [d for d in (0, 1) if d < 1 or _is_sequence(x)]
+    others = [d for d in (0, 1) if d < 1 or is_sequence(x)]
     return next((d for d in (dim, *others) if x.ndim > d and x.shape[d] == n), None)
 
 
