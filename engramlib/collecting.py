@@ -146,8 +146,7 @@ def _run(
     call = forward or call_model
     seen = 0
     with evaluating(model), _listening(recorder), torch.no_grad():
-        total = len(batches) if hasattr(batches, "__len__") else None
-        for batch in track(batches, desc="collecting moments", total=total):
+        for batch in track(batches, desc="collecting moments"):
             batch = to_device(batch, device)
             recorder.begin(labels_of(batch, rows, concepts, device))
             call(model, batch)
