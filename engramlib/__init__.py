@@ -8,7 +8,7 @@ The book that goes with it derives, runs and doubts every step; each function sa
 from engramlib import analysis, language, spectral
 from engramlib.analysis import extract_filtered, random_engram, score_criteria
 from engramlib.collecting import collect, collect_by_concept
-from engramlib.edit import ablate, edited, inject, null_state
+from engramlib.edit import ablate, edited, inject, null_state, sweep
 from engramlib.engram import Engram
 from engramlib.estimator import extract, extract_all
 from engramlib.language import forget
@@ -31,6 +31,7 @@ __all__ = [
     "inject",
     "null_state",
     "edited",
+    "sweep",
     # language models: text in
     "forget",
     "language",

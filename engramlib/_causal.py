@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engramlib.running import run
+
 _TOKENS = 16  # of the text that is read twice
 _SEEN = 0.03  # moves of this size, in units of the largest output, are not rounding
 
@@ -74,7 +76,7 @@ def refuse_non_causal(model: nn.Module, texts: Sequence[list[int]], device: torc
 
 def _call(model: nn.Module, ids: Tensor) -> Tensor | None:
     """Outputs (tokens, width), or None if there is nothing like that."""
-    output: Any = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    output: Any = run(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     for name in ("logits", "last_hidden_state"):
         found = output.get(name) if isinstance(output, dict) else getattr(output, name, None)
         if isinstance(found, Tensor):

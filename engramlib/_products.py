@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
 from torch import Tensor
 
@@ -52,3 +55,16 @@ def mirror(sigma: Tensor) -> None:
     """Copy what is above the diagonal below it: exact symmetry, whatever order the sums were made in."""
     upper = sigma.triu(1)
     sigma.triu_().add_(upper.mT)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products inside the block are made in the precision of their operands: no autocast, no TF32."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if (before := torch.get_float32_matmul_precision()) != "highest":
+            stack.callback(torch.set_float32_matmul_precision, before)
+            torch.set_float32_matmul_precision("highest")
+        yield

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from engramlib.edit import _copy as copied
+from engramlib._copies import copied
 from engramlib.layers import supported_layers, tied_to_embeddings
 
 Model = TypeVar("Model", bound=nn.Module)

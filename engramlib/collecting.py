@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engramlib._products import add_outer, mirror, works_at
-from engramlib._progress import track
+from engramlib._checking import check_reading
+from engramlib._products import add_outer, full_precision, mirror, works_at
+from engramlib._progress import length, track
 from engramlib.layers import Layer, find_layers
 from engramlib.moments import Moments
-from engramlib.running import Batch, Selector, as_batches, call_model, evaluating, labels_of, to_device
+from engramlib.running import Batch, Selector, as_batches, device_of, evaluating, labels_of, to_device
+from engramlib.running import run as run_model
 
 # Columns are widened to float64 a piece at a time, so that the copy stays small beside the activations themselves.
 _PIECE_BYTES = 32 * 2**20
@@ -141,16 +143,17 @@ def _run(
             raise TypeError(f"{argument}: expected a function, got {type(function).__name__}")
     chosen = find_layers(model, layers)
     batches = as_batches(batches)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     recorder = _Recorder(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home))
-    call = forward or call_model
     seen = 0
     with evaluating(model), _listening(recorder), torch.no_grad():
-        for batch in track(batches, desc="collecting moments"):
+        total = length(batches)
+        for batch in track(batches, desc="collecting moments", total=total):
             batch = to_device(batch, device)
             recorder.begin(labels_of(batch, rows, concepts, device))
-            call(model, batch)
-            recorder.end()
+            run_model(model, batch, forward)
+            with full_precision():
+                recorder.end()
             seen += 1
     if not seen:
         raise ValueError("batches: there were none (an empty list, or a generator that was already used up?)")
@@ -173,6 +176,10 @@ def _listening(recorder: _Recorder) -> Iterator[None]:
     try:
         for layer in recorder.layers.values():
             hooks.append(layer.module.register_forward_pre_hook(recorder.hook(layer), with_kwargs=True))
+            if not layer.kind.routed:  # experts are compared with their module as a whole
+                # First of its hooks: what the user's own hooks make of the output is not the layer's doing.
+                after = layer.module.register_forward_hook(recorder.checker(layer), with_kwargs=True, prepend=True)
+                hooks.append(after)
         yield
     finally:
         for hook in hooks:
@@ -271,6 +278,7 @@ class _Recorder:
         self.asked = home
         self.sums: dict[str, _Sum] = {}
         self.labels: Tensor | None = None
+        self.checked: set[str] = set()
         self.finite: list[tuple[str, Tensor]] = []  # did each layer read finite numbers in this pass?
         self.fresh: list[tuple[_Arrival, _Sum]] = []  # first readings in this pass, where another layer may join
 
@@ -282,16 +290,26 @@ class _Recorder:
         reading = (layer.kind.reading(layer.module), absorbed)
 
         def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
-            if not isinstance(x, Tensor):
-                raise TypeError(f"layer {layer.name!r} was called without a tensor")
-            if layer.kind.routed:  # its tokens were copied for it alone: nothing to share
-                running = self.sums.setdefault(layer.name, _Sum({layer.name}, absorbed))
-                self.add(running, layer, x, routed=args[1:])
-            else:
-                self.read(layer, x, reading, absorbed)
+            x = _input(layer, args, kwargs)
+            with full_precision():  # also where the user's forward pass runs in autocast
+                if layer.kind.routed:  # its tokens were copied for it alone: nothing to share
+                    running = self.sums.setdefault(layer.name, _Sum({layer.name}, absorbed))
+                    self.add(running, layer, x, routed=args[1:])
+                else:
+                    self.read(layer, x, reading, absorbed)
 
         return pre_hook
+
+    def checker(self, layer: Layer) -> Callable[..., None]:
+        """A hook that compares the layer's first output with what its weight says."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if layer.name not in self.checked:
+                self.checked.add(layer.name)
+                with full_precision():
+                    check_reading(layer, _input(layer, args, kwargs), output)
+
+        return hook
 
     def read(self, layer: Layer, x: Tensor, reading: Hashable, absorbed: bool) -> None:
         name = layer.name
@@ -453,6 +471,20 @@ class _Recorder:
         if self.asked is not None:
             return self.asked
         return torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
+
+
+def _input(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a layer was called with."""
+    x = args[0] if args else next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"layer {layer.name!r} was called without a tensor")
+    if x.layout != torch.strided or x.is_nested:
+        what = "nested" if x.is_nested else "sparse"
+        raise TypeError(
+            f"layer {layer.name!r} reads a {what} tensor, whose columns cannot be counted; give the model dense ones"
+            " (x.to_dense(), or padded sequences with a mask in `rows`)"
+        )
+    return x
 
 
 def _pieces(layer: Layer, x: Tensor, sigma: Tensor) -> Iterator[Tensor]:

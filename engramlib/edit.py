@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from typing import NamedTuple, TypeVar
@@ -13,10 +12,12 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from engramlib._copies import copied
 from engramlib.engram import Engram
-from engramlib.layers import Layer, check_editable, supported_layers
+from engramlib.layers import Layer, check_editable, overlap, plain_names, supported_layers
 
 Model = TypeVar("Model", bound=nn.Module)
+Result = TypeVar("Result")
 
 
 def ablate(model: Model, engram: Engram, alpha: float | Mapping[str, float] = 1.0, *, inplace: bool = False) -> Model:
@@ -34,9 +35,13 @@ def ablate(model: Model, engram: Engram, alpha: float | Mapping[str, float] = 1.
         The edited model: a copy, or ``model`` if ``inplace``.
 
     Raises:
-        ValueError: an engram of another model, or a bad α. Nothing is changed then.
+        ValueError: an engram of another model, a bad α, or one that leaves the range of the weights' dtype.
+        TypeError: a layer that cannot be edited, or a model whose copy would still run the original's weights
+            (compiled or wrapped functions on the instance, hooks that hold a layer): use ``inplace`` or
+            :func:`edited`. Nothing is changed then, nor after Ctrl-C.
 
-    Cost: a copy of the model, and one pass over the edited weights. Source: Eq. 7; chapters 00 and 04.
+    Cost: a copy of the model (``inplace``: of the edited weights, until the edit is complete), and one pass over the
+    edited weights. Source: Eq. 7; chapters 00 and 04.
 
     Example:
         >>> import torch
@@ -66,12 +71,13 @@ def null_state(model: Model, engram: Engram, *, inplace: bool = False) -> Model:
     ``inject(null_state(model, e), e)`` asks whether an engram alone is sufficient. Arguments, errors and cost as in
     :func:`ablate`. Source: Section 4, W0 := 0; chapter 06.
     """
-    edited = model if inplace else _copy(model)
-    targets = _targets(edited, engram)
-    with torch.no_grad():
-        for parameter, *_ in targets:
-            parameter.zero_()
-    return edited
+    targets = _targets(model, engram)
+    if inplace:
+        _commit(targets, lambda: _zero(targets))
+        return model
+    result = copied(model)
+    _zero(_targets(result, engram, warn=False))
+    return result
 
 
 @contextmanager
@@ -94,28 +100,61 @@ def edited(model: Model, delta: Engram) -> Iterator[Model]:
         True
     """
     targets = _targets(model, delta)
-    saved = [(parameter, parameter.detach().clone()) for parameter, *_ in targets]
-    try:
-        _shift(targets, {name: 1.0 for name in delta})
+    with _restored(targets):
+        _shift(targets, dict.fromkeys(delta, 1.0))
         yield model
-    finally:
-        with torch.no_grad():
-            for parameter, value in saved:
-                parameter.copy_(value)
+
+
+def sweep(
+    model: Model, engram: Engram, alphas: Iterable[float | Mapping[str, float]], measure: Callable[[Model], Result]
+) -> list[Result]:
+    """``[measure(ablate(model, engram, α)) for α in alphas]`` without a copy of the model.
+
+    The weights are edited where they are, each time from the originals, and are bit for bit what they were afterwards,
+    also after an error.
+
+    Args:
+        model, engram: as in :func:`ablate`.
+        alphas: strengths, each as in :func:`ablate`: a number, or one per layer.
+        measure: called with the edited model, which is ``model`` itself; what it returns is kept, so return numbers,
+            not the model.
+
+    Returns:
+        list: the results, in the order of ``alphas``.
+
+    Raises:
+        ValueError: as :func:`ablate`; every α is checked before the first edit.
+
+    Cost: one copy of the edited weights, and one pass over them for each α. Source: Eq. 7; chapters 03 and 04.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> engram = Engram({"": (model.weight.detach().clone(), None)})
+        >>> sweep(model, engram, [0.0, 1.0, 2.0], lambda m: float(m.weight.detach().sum() / engram[""].weight.sum()))
+        [1.0, 0.0, -1.0]
+    """
+    if not callable(measure):
+        raise TypeError(f"measure: expected a function of a model, got {type(measure).__name__}")
+    strengths = [_strengths(engram, alpha) for alpha in alphas]
+    targets, results = _targets(model, engram), []
+    for each in strengths:
+        with _restored(targets):
+            _shift(targets, {name: -strength for name, strength in each.items()})
+            results.append(measure(model))
+    return results
 
 
 def _shifted(model: Model, engram: Engram, alpha: float | Mapping[str, float], sign: int, inplace: bool) -> Model:
-    strengths = _strengths(engram, alpha)
-    _targets(model, engram)  # complain before the cost of a copy
-    result = model if inplace else _copy(model)
-    _shift(_targets(result, engram), {name: sign * strength for name, strength in strengths.items()})
+    strengths = {name: sign * strength for name, strength in _strengths(engram, alpha).items()}
+    targets = _targets(model, engram)  # complain before the cost of a copy
+    if inplace:
+        _commit(targets, lambda: _shift(targets, strengths))
+        return model
+    result = copied(model)
+    _shift(_targets(result, engram, warn=False), strengths)
     return result
-
-
-def _copy(model: Model) -> Model:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    return copy.deepcopy(model)
 
 
 def _strengths(engram: Engram, alpha: float | Mapping[str, float]) -> dict[str, float]:
@@ -144,7 +183,7 @@ class Target(NamedTuple):
     which: str
 
 
-def _targets(model: nn.Module, engram: Engram) -> list[Target]:
+def _targets(model: nn.Module, engram: Engram, *, warn: bool = True) -> list[Target]:
     """What is to be added to which parameter, for the whole engram, checked before anything changes."""
     if not isinstance(engram, Engram):
         _strengths(engram, 1.0)
@@ -167,39 +206,75 @@ def _targets(model: nn.Module, engram: Engram) -> list[Target]:
             if not torch.isfinite(change).all():
                 raise ValueError(f"layer {name!r}: the engram's {which} has NaN or infinite entries")
             targets.append(Target(parameter, change, layers[name], which))
-    _warn_of_ties(model, targets)
-    owners: dict[tuple[int, str], str] = {}
-    for _, _, layer, which in targets:
-        key = (id(layer.stored(which)), str(layer.slot(which)[1]))
-        if owners.setdefault(key, layer.name) != layer.name:
-            raise ValueError(
-                f"layers {owners[key]!r} and {layer.name!r} share one weight: select one of them in the engram"
-            )
+    _check_ties(model, targets, warn)
     return targets
 
 
-def _warn_of_ties(model: nn.Module, targets: list[Target]) -> None:
-    """An edit of a tied weight (an output layer that is the embedding, say) reaches further than its layer."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    edited = {layer.owner_name for _, _, layer, _ in targets}
-    for _, _, layer, which in targets:
-        owners = {owner.rpartition(".")[0] for owner in names.get(id(layer.stored(which)), [])}
-        others = sorted(owners - edited)
-        if others and not any(_same_module(model, layer.owner_name, other) for other in others):
+def _check_ties(model: nn.Module, targets: list[Target], warn: bool) -> None:
+    """An edit of a tied weight reaches further than its layer (say so), and two edits of one weight add up (refuse).
+
+    Tied is what shares memory: one parameter under two names, views and transposes of it, its ``.data`` elsewhere.
+    """
+    owned: dict[int, list[tuple[str, Tensor]]] = {}
+    for name, module in plain_names(model).items():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and tensor.device.type != "meta" and tensor.layout == torch.strided:
+                owned.setdefault(tensor.untyped_storage().data_ptr(), []).append((name, tensor))
+    edited = {target.layer.owner_name for target in targets}
+    for number, target in enumerate(targets):
+        place = target.parameter.untyped_storage().data_ptr()
+        for other in targets[:number]:
+            if other.layer.name != target.layer.name and overlap(other.parameter, target.parameter):
+                raise ValueError(
+                    f"layers {other.layer.name!r} and {target.layer.name!r} share one weight: select one of them in the"
+                    " engram"
+                )
+        shared = {name for name, tensor in owned.get(place, []) if overlap(tensor, target.parameter)}
+        if warn and (others := sorted(shared - edited)):
             warnings.warn(
-                f"layer {layer.name!r} shares its weight with {', '.join(others)}: both are edited", stacklevel=5
+                f"layer {target.layer.name!r} shares its weight with {', '.join(others)}: both are edited", stacklevel=4
             )
 
 
-def _same_module(model: nn.Module, one: str, other: str) -> bool:
-    return model.get_submodule(one) is model.get_submodule(other)
+@contextmanager
+def _restored(targets: list[Target]) -> Iterator[None]:
+    """Whatever happens inside the block, the parameters are bit for bit as before on leaving it."""
+    saved = [(target.parameter, target.parameter.detach().clone()) for target in targets]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in saved:
+                parameter.copy_(value)
+
+
+def _commit(targets: list[Target], change: Callable[[], None]) -> None:
+    """Make a change, all of it or, after an error or Ctrl-C, none."""
+    saved = [(target.parameter, target.parameter.detach().clone()) for target in targets]
+    try:
+        change()
+    except BaseException:
+        with torch.no_grad():
+            for parameter, value in saved:
+                parameter.copy_(value)
+        raise
 
 
 def _shift(targets: list[Target], strengths: Mapping[str, float]) -> None:
     with torch.no_grad():
-        for parameter, change, layer, _ in targets:
+        for parameter, change, layer, which in targets:
             wide = torch.promote_types(parameter.dtype, change.dtype)  # add in the wider dtype, round once
             moved = parameter.to(wide) + strengths[layer.name] * change.to(parameter.device, wide)
-            parameter.copy_(moved)
+            rounded = moved.to(parameter.dtype)
+            if not torch.isfinite(rounded).all() and torch.isfinite(parameter).all():
+                raise ValueError(
+                    f"alpha: {strengths[layer.name]:g} takes the {which} of layer {layer.name!r} out of the range of"
+                    f" {parameter.dtype}"
+                )
+            parameter.copy_(rounded)
+
+
+def _zero(targets: list[Target]) -> None:
+    with torch.no_grad():
+        for target in targets:
+            target.parameter.zero_()

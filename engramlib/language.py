@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from engramlib._causal import refuse_non_causal, refuse_two_sided
+from engramlib._copies import copied
 from engramlib._progress import track
 from engramlib._text import (
     IGNORE,
@@ -38,13 +39,12 @@ from engramlib._text import (
 )
 from engramlib._ties import untie, untie_layers
 from engramlib.collecting import collect as collect_moments
-from engramlib.edit import _copy as copied
 from engramlib.edit import ablate
 from engramlib.engram import Engram
 from engramlib.estimator import extract
 from engramlib.layers import find_layers
 from engramlib.moments import Moments
-from engramlib.running import evaluating, to_device
+from engramlib.running import device_of, evaluating, run, to_device
 from engramlib.spectral import check_rcond
 
 __all__ = [
@@ -92,11 +92,6 @@ def _sorted_batches(
     check_embedded(encoded, argument, size)
     order = sorted(range(len(encoded)), key=lambda number: -len(encoded[number][0]))
     return Batches([encoded[number] for number in order], batch_size, pad_token(tokenizer, encoded, size)), order
-
-
-def _device(model: nn.Module) -> torch.device:
-    """Where the tokens go: to the first parameter that is anywhere (what is offloaded is on no device)."""
-    return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
 
 def _warn_of_lone_answers(encoded: Encoded, argument: str, eos: bool, end: int | None) -> None:
@@ -204,7 +199,7 @@ def forget(
     strength: Strength = "norm",
     specificity: float = 1.0,
     rcond: float = 1e-6,
-    cut: float | str | None = None,
+    cut: float | None = None,
     base: Mapping[str, Tensor] | nn.Module | None = None,
     layers: str | Iterable[str] | None = None,
     batch_size: int = 8,
@@ -248,7 +243,7 @@ def forget(
         strength: ``"norm"`` (α_W-Norm), ``"uniform"`` (s = 1 everywhere), a dict layer -> s (1 where it names none), or
             a function from the :class:`Engram` to such a dict.
         specificity, rcond, base: λ, the cut, and W0, as in :func:`engramlib.extract`.
-        cut: another name for ``rcond``, and for whatever rule of cutting :func:`engramlib.extract` takes there.
+        cut: another name for ``rcond``.
         layers: which layers, as in :func:`collect`. None = all but an output layer tied to the embedding. If you
             name such a layer, it is untied in the edited model (:func:`untie`), so that the embedding stays as it is.
         batch_size, max_length, truncate, eos, shift: how items become batches, as in :func:`batches` and
@@ -275,7 +270,11 @@ def forget(
     _check_model(model)
     if not isinstance(alpha, Real) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise ValueError(f"alpha: expected a finite number, got {alpha!r}")
-    rule = _cut_rule(rcond, cut)
+    if cut is not None and rcond != 1e-6:
+        raise ValueError(f"cut and rcond are two names of one thing: give one of {cut!r} and {rcond!r}")
+    check_rcond(rcond := rcond if cut is None else cut)  # before the passes over the data
+    if not isinstance(specificity, Real):
+        raise ValueError(f"specificity: expected one number, got {specificity!r}")
     if strength not in ("norm", "uniform") and not isinstance(strength, Mapping) and not callable(strength):
         raise ValueError(f'strength: expected "norm", "uniform", a dict or a function of an engram, got {strength!r}')
     layers = layers if layers is None or isinstance(layers, str) else list(layers)
@@ -294,10 +293,10 @@ def forget(
     if not shift:
         _warn_of_lone_answers(data["forget"].encoded, "forget", eos, getattr(tokenizer, "eos_token_id", None))
     with evaluating(model), torch.no_grad():
-        refuse_non_causal(model, [tokens for tokens, _ in data["forget"].encoded], _device(model))
+        refuse_non_causal(model, [tokens for tokens, _ in data["forget"].encoded], device_of(model))
     how = {"layers": layers, "shift": shift, "bias": bias, "dtype": dtype, "device": device}
     target, reference = (_collect(model, data[which], **how) for which in ("forget", "retain"))
-    engram = extract(model, target, reference, specificity=specificity, rcond=rule, base=base)
+    engram = extract(model, target, reference, specificity=specificity, rcond=rcond, base=base)
     del target, reference
     if strength == "norm":
         engram = engram.norm_weighted()
@@ -309,16 +308,6 @@ def forget(
         ablate(edited, engram, alpha, inplace=True)
         undo.pop_all()
     return (edited, engram) if return_engram else edited
-
-
-def _cut_rule(rcond: float, cut: float | str | None) -> Any:
-    """The one cut that was asked for, under either name; a number is checked before the passes over the data."""
-    if cut is not None and rcond != 1e-6:
-        raise ValueError(f"cut and rcond are two names of one thing: give one of {cut!r} and {rcond!r}")
-    rule = rcond if cut is None else cut
-    if not isinstance(rule, str):  # rules in words are extract's to know
-        check_rcond(rule)
-    return rule
 
 
 def _items(items: Iterable[Item], argument: str) -> list[Item]:
@@ -381,13 +370,13 @@ def answer_logprobs(
     probabilities, a piece at a time, and none are kept. Chapter 13.
     """
     data, order = _sorted_batches(model, tokenizer, items, "items", batch_size, max_length, truncate, eos)
-    device = _device(model)
+    device = device_of(model)
     found: list[Answer] = []
     with evaluating(model), torch.no_grad():
         refuse_non_causal(model, [tokens for tokens, _ in data.encoded], device)
         for batch in track(data, desc="scoring answers", total=len(data)):
             batch = to_device(batch, device)
-            output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            output = run(model, {name: batch[name] for name in ("input_ids", "attention_mask")})
             rows = answer_rows(batch, shift=True)
             targets = batch["labels"][:, 1:][rows[:, :-1]]
             logits = _logits(output, batch["labels"])

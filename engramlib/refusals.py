@@ -122,6 +122,10 @@ def refused_weight(weight: Tensor) -> str | None:
             " so an edit would be lost; load the model without offloading, for instance device_map=None or"
             ' device_map="cpu"'
         )
+    if weight.is_inference():
+        return "it was made in torch.inference_mode, which forbids changing it; make or load the model outside"
+    if any(step == 0 and n > 1 for n, step in zip(weight.shape, weight.stride(), strict=True)):
+        return "its weight is an expanded tensor, several entries of which are one number; store a copy (clone) of it"
     if not holds_floats(weight):
         return f"its weight is quantised ({weight.dtype}): load the model in bf16 or float32"
     return None

@@ -1,19 +1,24 @@
-"""What a batch is, for every function that runs a model over data."""
+"""Running a model over data, and handing it back as it came: batches, modes, hooks, labels."""
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engramlib._attention import calling_projections
-from engramlib._experts import calling_experts
+from engramlib._attention import calling_projections, projections
+from engramlib._experts import calling_experts, experts, is_experts
 
 Batch = Any
 Selector = Callable[[Batch], Tensor]
+Forward = Callable[[nn.Module, Batch], Any]
+
+# ------------------------------------------------------------------------------------------------------------- batches
 
 
 def as_batches(batches: Iterable[Batch]) -> Iterable[Batch]:
@@ -24,7 +29,11 @@ def as_batches(batches: Iterable[Batch]) -> Iterable[Batch]:
         x, y = batches
         if x.ndim > 1 and y.ndim == 1 and len(x) == len(y):
             raise ValueError("batches: got a single (x, y) pair; put it in a list, [(x, y)], to make it one batch")
-    if isinstance(batches, nn.Module) or not hasattr(batches, "__iter__"):
+    _refuse_numpy(batches)
+    if isinstance(batches, tuple):
+        for part in batches:
+            _refuse_numpy(part)
+    if isinstance(batches, (nn.Module, str, bytes)) or not hasattr(batches, "__iter__"):
         raise TypeError(f"batches: expected an iterable of batches, got {type(batches).__name__}")
     return batches
 
@@ -44,15 +53,46 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return batch
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model wants its inputs: accelerate's word, or the first parameter that is in memory."""
+    said = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
+    if said is not None:
+        return torch.device(said)
+    return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+
+
 def call_model(model: nn.Module, batch: Batch) -> Any:
     """What a batch means: a tensor is the input, a tuple starts with it, a dict holds keyword arguments."""
     if isinstance(batch, Tensor):
         return model(batch)
     if isinstance(batch, Mapping):
+        for value in batch.values():
+            _refuse_numpy(value)
         return model(**batch)
     if isinstance(batch, (tuple, list)) and batch:
+        _refuse_numpy(batch[0])
         return model(batch[0])
+    _refuse_numpy(batch)
     raise TypeError(f"batches: expected tensors, (x, y) tuples or dicts, got {type(batch).__name__}; or pass `forward`")
+
+
+def run(model: nn.Module, batch: Batch, forward: Forward | None = None) -> Any:
+    """The model's output for a batch. Random numbers that it draws are given back: the next ones are as without it.
+
+    ``DataParallel`` runs copies, whose layers nobody watches, so what it wraps is called.
+    """
+    with random_state_kept(model):
+        if forward is not None:
+            return forward(model, batch)
+        return call_model(model.module if isinstance(model, nn.DataParallel) else model, batch)
+
+
+def _refuse_numpy(value: Any) -> None:
+    if type(value).__module__.partition(".")[0] == "numpy":
+        raise TypeError(
+            f"batches: got a numpy {type(value).__name__} where a tensor belongs; turn it into one with"
+            " torch.as_tensor(...), in the model's dtype"
+        )
 
 
 def labels_of(batch: Batch, rows: Selector | None, concepts: Selector | None, device: torch.device) -> Tensor | None:
@@ -84,21 +124,146 @@ def labels_of(batch: Batch, rows: Selector | None, concepts: Selector | None, de
         ) from None
 
 
+# ------------------------------------------------------------------------------------------------ modes, handed back
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; every module's own training flag is restored on leaving.
+    """Evaluation mode inside the block; on leaving, also by an error or Ctrl-C, the model is as it came.
 
-    PyTorch's fused attention skips its layers in evaluation mode, so it is off as well; attention calls those of its
-    projections that have hooks, and so do fused experts.
+    Flags are set one by one, because a layer's own ``train()`` may do work (merge an adapter, say). Whatever was
+    compiled runs eagerly: a compiled graph that is warm calls no hooks. PyTorch's fused attention skips its layers in
+    evaluation mode, so it is off as well; attention calls those of its projections that have hooks, and so do fused
+    experts.
     """
-    training = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
-    try:
+    with _handed_back(model), ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
-        with calling_projections(model), calling_experts(model):
-            yield
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and there is no need to load it
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for module in model.modules():
+            module.training = False
+        stack.enter_context(calling_projections(model))
+        stack.enter_context(calling_experts(model))
+        yield
+
+
+@contextmanager
+def _handed_back(model: nn.Module) -> Iterator[None]:
+    """Restore, on leaving, all that a pass can change in a model: flags, hooks, buffers, tensors that it keeps."""
+    states = [_State(part) for module in model.modules() for part in (module, *_views(module))]
+    try:
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, flag in training.items():
-            module.training = flag
+        for state in states:
+            state.restore()
+
+
+def _views(module: nn.Module) -> tuple[nn.Module, ...]:
+    """Layers that are a part of ``module`` and none of its children."""
+    if isinstance(module, nn.MultiheadAttention):
+        return projections(module)
+    return experts(module) if is_experts(module) else ()
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+
+class _State:
+    """What a module holds besides its parameters: references, and copies of what can be written into."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.training = module.training
+        self.hooks = {name: dict(getattr(module, name)) for name in _HOOKS}
+        scripted = isinstance(module, torch.jit.ScriptModule)  # its tensors are wrapped anew at every look
+        self.buffers = {
+            name: (buffer, _version(buffer), buffer.detach().clone())
+            for name, buffer in ({} if scripted else module._buffers).items()
+            if buffer is not None and buffer.device.type != "meta"
+        }
+        self.names = set(module._buffers)
+        self.own = dict(vars(module))
+        self.content = {
+            name: list(value) if isinstance(value, list) else dict(value)
+            for name, value in self.own.items()
+            if isinstance(value, (list, dict)) and name not in _INTERNAL
+        }
+
+    def restore(self) -> None:
+        module = self.module
+        module.training = self.training
+        for name, hooks in self.hooks.items():
+            if (now := getattr(module, name)) != hooks:
+                now.clear()
+                now.update(hooks)
+        for name in set(module._buffers) - self.names:
+            del module._buffers[name]
+        for name, (buffer, version, copy) in self.buffers.items():
+            module._buffers[name] = buffer
+            if version is None or _version(buffer) != version:
+                with torch.no_grad():
+                    buffer.copy_(copy)
+        own = vars(module)
+        for name, value in list(own.items()):
+            if name in _INTERNAL:
+                continue
+            old = self.own.get(name)
+            if value is not old and (name == "forward" or _holds_tensors(value)):
+                if name in self.own:
+                    own[name] = old
+                else:
+                    del own[name]
+            elif name in self.content and _holds_tensors(value):
+                _refill(value, self.content[name])
+        for name in set(self.own) - set(own):
+            if name == "forward" or _holds_tensors(self.own[name]):
+                own[name] = self.own[name]
+
+
+_INTERNAL = set(vars(nn.Module()))
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value))
+
+
+def _refill(container: list[Any] | dict[Any, Any], content: Any) -> None:
+    """Put back what a list or a dict of tensors held."""
+    parts = container.values() if isinstance(container, dict) else container
+    before = content.values() if isinstance(content, dict) else content
+    if [id(part) for part in parts] != [id(part) for part in before]:
+        container.clear()
+        container.update(content) if isinstance(container, dict) else container.extend(content)
+
+
+@contextmanager
+def random_state_kept(model: nn.Module) -> Iterator[None]:
+    """Every generator that a forward pass may draw from is, on leaving, where it was."""
+    places = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    numpy = sys.modules.get("numpy")
+    python, cpu = random.getstate(), torch.get_rng_state()
+    gpus = {place: torch.cuda.get_rng_state(place) for place in places}
+    other = numpy.random.get_state() if numpy else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        torch.set_rng_state(cpu)
+        for place, state in gpus.items():
+            torch.cuda.set_rng_state(state, place)
+        if numpy:
+            numpy.random.set_state(other)

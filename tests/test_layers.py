@@ -179,13 +179,15 @@ def test_fused_experts_equal_the_dense_formula(gated: bool, transposed: bool, bi
 @pytest.mark.parametrize("name", ["tokens", "same, dilated", "groups"])
 def test_narrow_models_are_solved_in_float64(name: str, dtype: torch.dtype, tolerance: float) -> None:
     module, x, k = make(name, dtype=dtype)
-    if dtype != torch.float32 and isinstance(module, nn.Conv2d):
-        module.forward = lambda x: x  # not every CPU has a half-precision convolution; only its input matters here
+    if dtype != torch.float32 and isinstance(module, nn.Conv2d):  # not every CPU has a half-precision convolution
+        wide = [None if t is None else t.float() for t in (module.weight, module.bias)]
+        module.forward = lambda x: nn.Conv2d._conv_forward(module, x.float(), *wide).to(dtype)
     target, reference = el.collect(module, [x[:k]]), el.collect(module, [x[k:]])
     engram = el.extract(module, target, reference, specificity=3)[""]
     weight, bias = dense(module, x, k, 3, absorb=True)
     assert engram.weight.dtype == torch.float32
     assert close(engram.weight, weight, 1e-6) and close(engram.bias, bias, 1e-6)
+    module.__dict__.pop("forward", None)  # a copy would still run it with this module's weights
     edited = el.ablate(module, el.Engram({"": engram}))
     assert edited.weight.dtype == dtype and close(edited.weight, module.weight.double() - weight, tolerance)
 
