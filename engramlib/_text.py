@@ -6,6 +6,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ def encode(
         raise ValueError(f'truncate: expected None, "answer" or "prompt", got {truncate!r}')
     pairs = as_pairs(items, argument)
     end = getattr(tokenizer, "eos_token_id", None)
-    if eos and end is None:
+    if eos and not isinstance(end, Integral):
         raise ValueError("eos=True: the tokenizer has no end-of-text token (eos_token_id)")
     answers = [answer for _, answer in pairs if answer is not None]
     heads = _tokens(tokenizer, [text for text, _ in pairs], special=True)
@@ -157,7 +158,8 @@ def encode(
         if not (body if answer is None else counted):
             what = "it" if answer is None else "its answer"
             raise ValueError(f"{place}: {what} has no tokens, so nothing of it counts; leave it out")
-        if eos and counted[-1] != end and not _is_closed(tokenizer, text if answer is None else answer):
+        closed = counted[-1] == end or (end in last if answer is None else False)
+        if eos and not closed and not _ends_in_words(tokenizer, text if answer is None else answer):
             counted = [*counted, end]
         over = len(prompt) + len(counted) - limit
         if over > 0:
@@ -260,7 +262,7 @@ def _without(body: list[int], opening: list[int], special: Collection[int] | Non
     return body[start:]
 
 
-def _is_closed(tokenizer: Any, text: str) -> bool:
+def _ends_in_words(tokenizer: Any, text: str) -> bool:
     """Whether a text ends with the end-of-text token in words, as chat templates write it, often with a line feed."""
     end = getattr(tokenizer, "eos_token", None)
     return isinstance(end, str) and bool(end) and text.rstrip().endswith(end)
@@ -351,8 +353,8 @@ def pad_token(tokenizer: Any, encoded: Encoded, size: int | None = None) -> int:
     limit = max(max(tokens) for tokens, _ in encoded) + 1 if size is None else size
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(tokenizer, name, None)
-        if isinstance(token, int) and 0 <= token < limit:
-            return token
+        if isinstance(token, Integral) and not isinstance(token, bool) and 0 <= token < limit:
+            return int(token)
     return 0
 
 
