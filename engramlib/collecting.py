@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engramlib._products import add_outer, mirror, works_at
 from engramlib._progress import track
 from engramlib.layers import Layer, find_layers
-from engramlib.moments import Moments
+from engramlib.moments import Identity, Moments
 from engramlib.running import Batch, Selector, as_batches, call_model, evaluating, labels_of, to_device
 
 # Columns are widened to float64 a piece at a time, so that the copy stays small beside the activations themselves.
@@ -432,10 +432,16 @@ class _Recorder:
             for concept in concepts - running.sigma.keys():
                 running.sigma[concept] = self.zeros(self.layers[name], self.layers[name].module.weight.device)
                 running.count[concept] = 0
+        identity = {
+            name: Identity.of(layer.module, layer.kind.reading(layer.module), self.sums[name].absorbed)
+            for name, layer in self.layers.items()
+            if name in names
+        }
         result = {
             concept: Moments(
                 {name: self.sums[name].sigma[concept] for name in names},
                 {name: self.sums[name].count[concept] for name in names},
+                identity,
             )
             for concept in concepts
         }

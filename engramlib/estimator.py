@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+import warnings
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Real
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from engramlib._progress import track
 from engramlib.engram import Engram, LayerEngram
-from engramlib.layers import Layer, check_editable, supported_layers
-from engramlib.moments import Moments
-from engramlib.spectral import Spectrum, check_rcond
+from engramlib.layers import Layer, check_editable, plain_key, supported_layers
+from engramlib.moments import Identity, Moments
+from engramlib.spectral import Inverse, Pivot, check_rcond, check_semidefinite, inverses
 
 Concept = TypeVar("Concept", bound=Hashable)
+Base: TypeAlias = "Mapping[str, Tensor] | nn.Module | None"
+Key: TypeAlias = "float | tuple[float, float]"
+
+_LOST = 0.1  # of the target's response: what a cut may leave out without a word
+_FEW = 10  # columns
 
 
+@overload
 def extract(
     model: nn.Module,
     target: Moments,
@@ -26,14 +34,28 @@ def extract(
     *,
     specificity: float = 1.0,
     rcond: float = 1e-6,
-    base: Mapping[str, Tensor] | nn.Module | None = None,
-) -> Engram:
+    base: Base = None,
+    balance: bool = True,
+) -> Engram: ...
+@overload
+def extract(
+    model: nn.Module,
+    target: Moments,
+    reference: Moments,
+    *,
+    specificity: float | Sequence[float] = 1.0,
+    rcond: float | Sequence[float] = 1e-6,
+    base: Base = None,
+    balance: bool = True,
+) -> Any: ...
+def extract(model, target, reference, *, specificity=1.0, rcond=1e-6, base=None, balance=True):  # type: ignore[no-untyped-def]
     """The engram of a target, W⁺ = ΔW Σ⁺ (Σ⁺ + λ Σ⁻)†, in closed form, layer by layer.
 
     It is the minimiser of ‖(W⁺ − ΔW) X⁺‖² + λ ‖W⁺ X⁻‖² with the smallest norm: act on the target's inputs as the
     weights do, and on the reference's not at all. λ weighs the second wish. At λ = ∞ it is a constraint, W⁺ X⁻ = 0
     (up to ``rcond``), and the answer is ΔW Σ⁺N (NΣ⁺N)† with N the projector on what the reference never uses; that is
-    zero when the reference spans the whole space.
+    zero when the reference spans the whole space. The same moments as target and reference share everything: the
+    answer is ΔW / (1 + λ) on what they span.
 
     Args:
         model: the trained network. It is only read.
@@ -41,18 +63,30 @@ def extract(
         reference: moments of X⁻, the inputs **without** the target (``total - target`` if you collected everything).
         specificity: λ ≥ 0; 1 is the paper's estimator, ``float("inf")`` the hard constraint. At exactly 0 the
             reference drops out and the answer is ΔW on the span of the target, which is not the limit λ → 0.
+            A list: one engram for each.
         rcond: eigenvalues of Σ⁺ + λΣ⁻ at or below rcond · λ_max count as zero (see
             :class:`engramlib.spectral.Spectrum`). A very large finite λ pushes the target's own directions below this
-            cut; say ``inf`` when you mean it.
+            cut; say ``inf`` when you mean it. A list: one engram for each.
         base: state dict (or module) of W0, for ΔW = W − W0. None = tabula rasa, W0 := 0 (Eq. 4).
+        balance: measure the constant 1 of an absorbed bias in units of a typical input before the cut
+            (:func:`engramlib.spectral.inverses`), so that the edit is the same whatever units the layer's inputs have.
+            False = the paper's cut of [x; 1] as it stands. No difference without an absorbed bias, or with nothing cut.
 
     Returns:
         Engram: per layer a weight (and a bias, if the moments absorbed it), at least float32, on the model's device.
+        With lists, a dict: of λ, of rcond, or of (λ, rcond) if both are lists -> Engram.
 
     Raises:
-        ValueError: moments of another model or of different layers, a bad λ or rcond, a base that does not fit.
+        ValueError: moments of another model, bias mode or of different layers; a bad λ or rcond; a base that does not
+            fit; a Σ that is no sum of x xᵀ (a difference whose part was not contained); weights with NaN.
 
-    Cost: one factorisation (≈ 9 d³) per distinct Σ, float64. Source: Eqs. 2-4 (λ = 1); chapters 00, 02 and 03.
+    Warns:
+        UserWarning: the moments were collected at other weights; they are of too few columns; the cut leaves out more
+            than a tenth of the target's response. Each says which layer, how much, and what would be enough.
+
+    Cost: one factorisation (≈ 9 d³) per distinct Σ and λ, float64; further cuts are free of it, and a further λ > 0
+        where the first tells that nothing is cut (a Cholesky factorisation then, a tenth of it). Source: Eqs. 2-4
+        (λ = 1); chapters 00, 02 and 03.
 
     Example:
         >>> import torch
@@ -63,47 +97,73 @@ def extract(
         >>> dense = model.weight.double() @ sigma[0] @ torch.linalg.pinv(sigma[0] + 3 * sigma[1])
         >>> torch.allclose(extract(model, target, reference, specificity=3)[""].weight, dense.float(), atol=1e-6)
         True
+        >>> list(extract(model, target, reference, specificity=[1, 3, 10]))
+        [1.0, 3.0, 10.0]
     """
-    layers = fitting_layers(model, {"target": target, "reference": reference})
-    lam, deltas = _check_options(specificity, rcond), Deltas(base)
-    found: dict[str, LayerEngram] = {}
+    layers = fitting_layers(model, {"target": target, "reference": reference}, stacklevel=3)
+    sweep, deltas = _Sweep(specificity, rcond), Deltas(base)
+    _warn_of_few([("target", target, "reference", reference)], sweep)
+    found: dict[Key, dict[str, LayerEngram]] = {key: {} for key in sweep.keys()}
     for names in track(sharing_groups(target, reference), desc="extracting"):
-        plus, minus = target[names[0]].double(), reference[names[0]].double().to(target[names[0]].device)
-        inverse = _inverse(plus, minus, lam, rcond)
-        # With more rows in the weights than columns, P⁺ = Σ⁺(Σ⁺ + λΣ⁻)† is made once and each row multiplied once.
-        rows = sum(layers[name].height for name in names)
-        projection = plus @ inverse if rows > plus.shape[-1] else None
-        for name in names:
-            delta = deltas.of(layers[name], plus)
-            matrix = delta @ plus @ inverse if projection is None else delta @ projection
-            found[name] = as_entry(layers[name], plus, matrix)
-    return as_engram(layers, target, found)
+        with _naming(names[0]):
+            plus, minus = target[names[0]].double(), reference[names[0]].double().to(target[names[0]].device)
+            _check_sums({"target": target, "reference": reference}, names[0])
+            matrices = {name: deltas.of(layers[name], plus) for name in names}
+            rows, pivots = sum(layers[name].height for name in names), list[Pivot]()
+            for lam in sweep.lams:
+                absorbed = balance and is_absorbed(layers[names[0]], plus)
+                each = inverses(plus, minus, lam, sweep.rconds, balance=absorbed, pivots=pivots)
+                for rcond, inverse in zip(sweep.rconds, each, strict=True):
+                    # With more rows in the weights than columns, P⁺ = Σ⁺(Σ⁺ + λΣ⁻)† is made once, not for each row.
+                    projection = plus @ inverse.matrix if rows > plus.shape[-1] else None
+                    for name, delta in matrices.items():
+                        matrix = delta @ plus @ inverse.matrix if projection is None else delta @ projection
+                        found[sweep.key(lam, rcond)][name] = as_entry(layers[name], plus, matrix)
+                        sweep.look(inverse, delta, plus, name, rcond, lam)
+    sweep.warn()
+    return sweep.result({key: as_engram(layers, target, entries) for key, entries in found.items()})
 
 
+@overload
 def extract_all(
     model: nn.Module,
     moments_by_concept: Mapping[Concept, Moments],
     *,
     specificity: float = 1.0,
     rcond: float = 1e-6,
-    base: Mapping[str, Tensor] | nn.Module | None = None,
-) -> dict[Concept, Engram]:
+    base: Base = None,
+    balance: bool = True,
+) -> dict[Concept, Engram]: ...
+@overload
+def extract_all(
+    model: nn.Module,
+    moments_by_concept: Mapping[Concept, Moments],
+    *,
+    specificity: float | Sequence[float] = 1.0,
+    rcond: float | Sequence[float] = 1e-6,
+    base: Base = None,
+    balance: bool = True,
+) -> Any: ...
+def extract_all(model, moments_by_concept, *, specificity=1.0, rcond=1e-6, base=None, balance=True):  # type: ignore[no-untyped-def]
     """The engram of each concept against all the others: W_c⁺ = ΔW Σ_c (Σ_c + λ Σ_{j≠c} Σ_j)†.
 
     At λ = 1 the inverse is the same for every concept, so n concepts cost **one** factorisation per distinct Σ, and the
     engrams add up to ΔW on the span of the data (completeness). At any other λ each concept has its own Σ to factorise.
 
     Args:
-        moments_by_concept: what :func:`engramlib.collect_by_concept` returns: concept -> Moments.
-        model, specificity, rcond, base: as in :func:`extract`.
+        moments_by_concept: what :func:`engramlib.collect_by_concept` returns: concept -> Moments, two or more.
+        model, specificity, rcond, base, balance: as in :func:`extract`.
 
     Returns:
         dict: concept -> Engram, in the order given; each equal to ``extract(model, moments[c], total - moments[c])``.
+        With lists of λ or rcond, a dict of such dicts, with the keys of :func:`extract`.
 
     Raises:
-        ValueError: no concepts; otherwise as :func:`extract`.
+        ValueError: no concepts, or one alone (there is nothing to tell it from); otherwise as :func:`extract`, which
+            also says what is warned of.
 
-    Cost: one factorisation per distinct Σ and two (out × d) by (d × d) products per concept. Source: Eqs. 6 and 7;
+    Cost: one factorisation per distinct Σ and two (out × d) by (d × d) products per concept. Another λ costs a
+        factorisation per concept, where something is cut, and a tenth of it otherwise. Source: Eqs. 6 and 7;
         chapter 04.
 
     Example:
@@ -116,59 +176,170 @@ def extract_all(
         True
     """
     if not isinstance(moments_by_concept, Mapping) or not moments_by_concept:
-        raise ValueError("moments_by_concept: expected a dict concept -> Moments with at least one concept")
+        raise ValueError("moments_by_concept: expected a dict concept -> Moments with at least two concepts")
     if isinstance(moments_by_concept, Moments):
         raise ValueError("moments_by_concept: got one Moments; collect_by_concept returns a dict of them")
-    layers = fitting_layers(model, {f"concept {concept!r}": m for concept, m in moments_by_concept.items()})
-    lam, deltas = _check_options(specificity, rcond), Deltas(base)
-    found: dict[Concept, dict[str, LayerEngram]] = {concept: {} for concept in moments_by_concept}
+    named = {f"concept {concept!r}": m for concept, m in moments_by_concept.items()}
+    layers = fitting_layers(model, named, stacklevel=3)
+    if len(moments_by_concept) == 1:
+        raise ValueError(
+            f"moments_by_concept: {next(iter(named))} is alone, and there is nothing to tell it from; give at least two"
+            " concepts, or use extract(model, target, reference) with moments of what should stay"
+        )
+    sweep, deltas = _Sweep(specificity, rcond), Deltas(base)
+    _warn_of_few(
+        [(what, m, "the other concepts", [o for o in named.values() if o is not m]) for what, m in named.items()], sweep
+    )
+    found = {key: {c: dict[str, LayerEngram]() for c in moments_by_concept} for key in sweep.keys()}
     first = next(iter(moments_by_concept.values()))
     for names in track(sharing_groups(*moments_by_concept.values()), desc="extracting"):
-        device = first[names[0]].device
-        sigma = {c: m[names[0]].to(device).double() for c, m in moments_by_concept.items()}
-        total = sum(sigma.values())
-        shared = Spectrum(total, rcond).pinv() if lam == 1 else None
-        matrices = {name: deltas.of(layers[name], first[name]) for name in names}
-        for concept, plus in sigma.items():
-            if shared is None:  # summed anew: total - plus would lose a small reference beside a large target
-                minus = sum((sigma[other] for other in sigma if other != concept), start=torch.zeros_like(plus))
-                inverse = _inverse(plus, minus, lam, rcond)
-            else:
-                inverse = shared
-            for name in names:
-                found[concept][name] = as_entry(layers[name], plus, matrices[name] @ plus @ inverse)
-    return {concept: as_engram(layers, m, found[concept]) for concept, m in moments_by_concept.items()}
+        with _naming(names[0]):
+            device = first[names[0]].device
+            sigma = {c: m[names[0]].to(device).double() for c, m in moments_by_concept.items()}
+            _check_sums(named, names[0])
+            total = sum(sigma.values(), start=torch.zeros_like(next(iter(sigma.values()))))
+            matrices = {name: deltas.of(layers[name], total) for name in names}
+            how = {"balance": balance and is_absorbed(layers[names[0]], total), "pivots": list[Pivot]()}
+            # At λ = 1 all concepts have one inverse. For two or more others it is worth making, for what it tells.
+            shared = list(inverses(total, 0 * total, 1.0, sweep.rconds, **how)) if sweep.worth_total(len(sigma)) else []
+            for lam in sweep.lams:
+                for concept, plus in sigma.items():
+                    if lam == 1:
+                        each = iter(shared)
+                    else:  # summed anew: total - plus would lose a small reference beside a large target
+                        others = (sigma[other] for other in sigma if other != concept)
+                        each = inverses(plus, sum(others, start=torch.zeros_like(plus)), lam, sweep.rconds, **how)
+                    for rcond, inverse in zip(sweep.rconds, each, strict=True):
+                        for name, delta in matrices.items():
+                            entry = as_entry(layers[name], plus, delta @ plus @ inverse.matrix)
+                            found[sweep.key(lam, rcond)][concept][name] = entry
+                            sweep.look(inverse, delta, plus, name, rcond, lam, concept)
+    sweep.warn()
+    return sweep.result(
+        {k: {c: as_engram(layers, m, f[c]) for c, m in moments_by_concept.items()} for k, f in found.items()}
+    )
 
 
-def _inverse(plus: Tensor, minus: Tensor, lam: float, rcond: float) -> Tensor:
-    """What follows ΔW Σ⁺ in the estimator: (Σ⁺ + λΣ⁻)†, and (NΣ⁺N)† under the hard constraint."""
-    if math.isfinite(lam):
-        return Spectrum(plus + lam * minus, rcond).pinv()
-    if plus.ndim == 3:
-        return torch.stack([_inverse(a, b, lam, rcond) for a, b in zip(plus, minus, strict=True)])
-    v = Spectrum(minus, rcond).null_basis()  # N = VVᵀ, the projector on what the reference never uses
-    if v.shape[1] == 0:
-        return torch.zeros_like(plus)
-    # The cut is relative to Σ⁺ itself: when the target has nothing in the null space, VᵀΣ⁺V is rounding noise, and
-    # a cut relative to the noise would keep it.
-    largest = torch.linalg.eigvalsh(plus)[-1:].clamp_min(0)
-    return v @ Spectrum(v.T @ plus @ v, max(rcond, 1e-12), scale=largest).pinv() @ v.T
+class _Sweep:
+    """Which λ and cuts are asked for, under which keys, and the most that a cut has left out so far."""
+
+    def __init__(self, specificity: Any, rcond: Any) -> None:
+        self.lams, self.many_lams = _as_list(specificity)
+        self.rconds, self.many_rconds = _as_list(rcond)
+        for cut in self.rconds:
+            check_rcond(cut)
+        for lam in self.lams:
+            if not isinstance(lam, Real) or math.isnan(lam) or lam < 0:
+                raise ValueError(f"specificity: expected numbers >= 0 or float('inf'), got {lam!r}")
+        if not self.lams or not self.rconds:
+            raise ValueError(f"{'rcond' if self.lams else 'specificity'}: expected at least one number, got none")
+        self.lams, self.rconds = (
+            list(dict.fromkeys(map(float, self.lams))),
+            list(dict.fromkeys(map(float, self.rconds))),
+        )
+        self.worst: tuple[float, str] = (0.0, "")
+
+    def key(self, lam: float, rcond: float) -> Key:
+        if self.many_lams and self.many_rconds:
+            return lam, rcond
+        return rcond if self.many_rconds else lam
+
+    def keys(self) -> list[Key]:
+        return [self.key(lam, rcond) for lam in self.lams for rcond in self.rconds]
+
+    def result(self, found: dict[Key, Any]) -> Any:
+        return found if self.many_lams or self.many_rconds else next(iter(found.values()))
+
+    def worth_total(self, concepts: int) -> bool:
+        """Whether the sum over all concepts should be factorised."""
+        return 1.0 in self.lams or concepts * sum(0 < lam < math.inf for lam in self.lams) > 2
+
+    def look(
+        self, inverse: Inverse, delta: Tensor, plus: Tensor, name: str, rcond: float, lam: float, concept: Any = None
+    ) -> None:
+        share = inverse.share_lost(delta, plus)
+        if share > max(_LOST, self.worst[0]):
+            lost = int((inverse.lost != 0).any(-2).sum())  # type: ignore[union-attr]
+            whose = "the target's response" if concept is None else f"the response to concept {concept!r}"
+            at = f"rcond={rcond:g} at specificity={lam:g}"
+            directions = plus.shape[-1] * (len(plus) if plus.ndim == 3 else 1)
+            self.worst = (
+                share,
+                f"layer {name!r}: {at} cuts {lost} of {directions} directions, and with them {share:.0%} of {whose}",
+            )
+
+    def warn(self) -> None:
+        if self.worst[1]:
+            warnings.warn(
+                f"{self.worst[1]}, so the engram holds little of it. A smaller rcond keeps more; so do inputs in similar units"
+                " (standardise them); for a very large specificity say float('inf')",
+                stacklevel=3,
+            )
 
 
-def _check_options(specificity: float, rcond: float) -> float:
-    check_rcond(rcond)
-    if not isinstance(specificity, Real) or math.isnan(specificity) or specificity < 0:
-        raise ValueError(f"specificity: expected a number >= 0 or float('inf'), got {specificity!r}")
-    return float(specificity)
+def _as_list(value: Any) -> tuple[list[Any], bool]:
+    if isinstance(value, Tensor) or type(value).__module__ == "numpy":
+        value = value.tolist()
+    many = isinstance(value, Sequence) and not isinstance(value, str)
+    return (list(value), True) if many else ([value], False)
 
 
-def fitting_layers(model: nn.Module, moments: Mapping[str, Moments]) -> dict[str, Layer]:
-    """The layers that the moments speak of, after checking that they are layers of this model."""
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, torch.linalg.LinAlgError) as error:
+        raise type(error)(f"layer {name!r}: {error}") from error
+
+
+def _check_sums(moments: Mapping[str, Moments], name: str) -> None:
+    """Raise ``ValueError`` if one of the Σ of a layer has negative eigenvalues beyond rounding."""
+    size = sum(m[name].diagonal(dim1=-2, dim2=-1).double().sum(-1).cpu() for m in moments.values())
+    for what, m in moments.items():
+        try:
+            check_semidefinite(m[name], size.to(m[name].device), m[name].dtype)
+        except ValueError as error:
+            hint = "if it is a difference, total - part, then the part was not in the total"
+            raise ValueError(f"{what}: {error}; {hint}") from error
+
+
+def _warn_of_few(pairs: Sequence[tuple[str, Moments, str, Moments | list[Moments]]], sweep: _Sweep) -> None:
+    """One warning if a target or a reference has too few columns to know, where the counts come from a pass."""
+    short: list[tuple[float, str]] = []
+    for what, target, other, rest in pairs:
+        references = rest if isinstance(rest, list) else [rest]
+        for name, sigma in target.items():
+            if not all(name in m.identity for m in (target, *references)) or not target.count[name]:
+                continue
+            n, d = sum(m.count[name] for m in references), sigma.shape[-1]
+            if n < d and max(sweep.lams) > 0:
+                text = f"layer {name!r} is {d} wide, and {'its' if other == 'reference' else what + chr(39) + 's'}"
+                text = f"layer {name!r}: {other} has {n} columns, but the layer reads {d} inputs, so that all directions it"
+                short.append(
+                    (n / d, f"{text} never showed count as unused; at least {d}, better several times as many")
+                )
+            if target.count[name] < _FEW:
+                text = f"layer {name!r}: {what} has {target.count[name]} columns, which tells the examples from the"
+                short.append((target.count[name] / _FEW, f"{text} concept hardly; at least {_FEW}, better a hundred"))
+    if short:
+        more = f" (the worst of {len(short)} such cases)" if len(short) > 1 else ""
+        warnings.warn(f"too little data to know: {min(short)[1]} would do{more}", stacklevel=3)
+
+
+def fitting_layers(model: nn.Module, moments: Mapping[str, Moments], *, stacklevel: int = 4) -> dict[str, Layer]:
+    """The layers that the moments speak of, after checking that they are layers of this model.
+
+    Warns, once, if moments were collected at other weights than the model's.
+    """
     supported = supported_layers(model)
     names: set[str] | None = None
+    now: dict[tuple[str, bool], Identity] = {}
+    stale: list[str] = []
     for argument, m in moments.items():
         if not isinstance(m, Moments):
             raise TypeError(f"{argument}: expected Moments, got {type(m).__name__}")
+        if not m:
+            raise ValueError(f"{argument}: moments of no layer")
         if names is not None and set(m) != names:
             raise ValueError(
                 f"{argument}: moments of other layers; {', '.join(sorted(set(m) ^ names))} is not in all of them"
@@ -192,6 +363,24 @@ def fitting_layers(model: nn.Module, moments: Mapping[str, Moments]) -> dict[str
                 raise ValueError(
                     f'{argument}: layer {name!r} was collected with another bias mode ("absorb" or "keep")'
                 )
+            if (known := m.identity.get(name)) is None:
+                continue
+            key = (name, is_absorbed(layer, sigma))
+            if key not in now:
+                now[key] = Identity.of(layer.module, layer.kind.reading(layer.module), key[1])
+            if reason := known.differs(now[key]):
+                raise ValueError(
+                    f"{argument}: moments of layer {name!r} are of another model's layer: {reason}, the model's"
+                )
+            if not known.same_weights(now[key]):
+                stale.append(f"{argument}: moments of layer {name!r}")
+    if stale:
+        more = f" (and {len(stale) - 1} more)" if len(stale) > 1 else ""
+        warnings.warn(
+            f"{stale[0]}{more} were collected at other weights than the model has now: another seed, or before an edit"
+            " or more training. They describe inputs that this model may not see; collect them again from it",
+            stacklevel=stacklevel,
+        )
     return {name: layer for name, layer in supported.items() if name in (names or ())}
 
 
@@ -210,6 +399,8 @@ class Deltas:
         self.base = base.state_dict() if isinstance(base, nn.Module) else base
         if self.base is not None and not isinstance(self.base, Mapping):
             raise TypeError(f"base: expected a state dict or a module, got {type(base).__name__}")
+        if self.base is not None:
+            self.base = {plain_key(key): value for key, value in self.base.items()}
 
     def of(self, layer: Layer, sigma: Tensor) -> Tensor:
         absorbed = is_absorbed(layer, sigma)
@@ -217,12 +408,18 @@ class Deltas:
         matrix = layer.matrix(weight, bias)
         if self.base is not None:
             matrix = matrix - layer.matrix(self.get(layer, "weight"), None if bias is None else self.get(layer, "bias"))
+        if not bool(torch.isfinite(matrix).all()):
+            raise ValueError(
+                f"layer {layer.name!r}: its weight{' or that of base' * bool(self.base)} has NaN or infinite entries"
+            )
         return matrix.to(sigma.device)
 
     def get(self, layer: Layer, which: str) -> Tensor:
         key, own = layer.parameter_name(which), layer.stored(which)
         if key not in self.base:
             raise ValueError(f"base: has no entry {key!r}")
+        if not isinstance(self.base[key], Tensor):
+            raise ValueError(f"base: expected a tensor at {key!r}, got {type(self.base[key]).__name__}")
         if self.base[key].shape != own.shape:
             raise ValueError(
                 f"base: {key!r} has shape {tuple(self.base[key].shape)}, the model's has {tuple(own.shape)}"

@@ -116,14 +116,15 @@ class Moments(Mapping[str, Tensor]):
         for name, matrix in sigma.items():
             try:
                 if id(matrix) not in checked:
-                    checked[id(matrix)] = _largest(matrix)
+                    checked[id(matrix)] = check_sigma(matrix)
                 if name not in count:
                     raise ValueError("no count was given")
                 number = _whole(count[name])
                 if number == 0 and checked[id(matrix)] > 0:
                     raise ValueError("a count of 0, but a Σ that is not zero")
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"moments of layer {name!r}: {error}") from None
+            except (TypeError, ValueError, OverflowError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"moments of layer {name!r}: {error}") from None
         self._sigma = dict(sigma)
         self.count: dict[str, int] = {name: _whole(count[name]) for name in sigma}
         self.identity: dict[str, Identity] = {name: own for name, own in (identity or {}).items() if name in sigma}
@@ -281,25 +282,30 @@ def _read(own: dict[str, Any]) -> Identity:
     return found
 
 
-def _largest(matrix: Tensor) -> float:
-    """The largest variance of a Σ, after checking that it is one. Rounding is no fault, of half precision either."""
+def check_sigma(matrix: Tensor, size: float = 0.0) -> float:
+    """The largest variance of a Σ, after checking that it can be one, up to rounding beside numbers of ``size``.
+
+    Raises ``TypeError`` for no real tensor, ``ValueError`` unless it is square, finite and symmetric, with variances
+    that are not negative and as large as any entry.
+    """
     if not isinstance(matrix, Tensor) or matrix.dtype.is_complex or matrix.dtype == torch.bool:
-        raise TypeError(f"expected a tensor of real numbers, got {getattr(matrix, 'dtype', type(matrix).__name__)}")
+        raise TypeError(f"Σ: expected a tensor of real numbers, got {getattr(matrix, 'dtype', type(matrix).__name__)}")
     if matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2] or not matrix.numel():
-        raise ValueError(f"expected shape (d, d) or (groups, d, d), got {tuple(matrix.shape)}")
-    skew = float((matrix - matrix.mT).abs().amax())
-    variance = matrix.diagonal(dim1=-2, dim2=-1)
-    smallest, largest = float(variance.amin()), float(variance.amax())
-    if not (abs(smallest) < float("inf") and abs(largest) < float("inf") and skew < float("inf")):
-        raise ValueError("NaN or infinite entries")
-    eps = torch.finfo(matrix.dtype).eps if matrix.dtype.is_floating_point else 0.0
-    slack = max(1e-3, 10 * eps) * max(abs(smallest), abs(largest))
+        raise ValueError(f"Σ: expected shape (d, d) or (groups, d, d), got {tuple(matrix.shape)}")
+    variance, eps = matrix.diagonal(dim1=-2, dim2=-1), 0.0
+    if matrix.dtype.is_floating_point:
+        eps = torch.finfo(matrix.dtype).eps
+    found = (matrix.abs().amax(), (matrix - matrix.mT).abs().amax(), variance.amin(), variance.amax())
+    entry, skew, smallest, largest = (float(number) for number in found)
+    if not entry + skew < float("inf"):
+        raise ValueError("Σ has NaN or infinite entries")
+    slack = max(1e-3, 10 * eps) * max(entry, size)
     if skew > slack:
         raise ValueError("Σ is not symmetric")
     if smallest < -slack:
-        raise ValueError(f"Σ has a negative variance, {smallest:.3g}")
-    if float(matrix.abs().amax()) > max(largest, 0.0) + slack:
-        raise ValueError("Σ has entries larger than its variances, so it is no sum of x xᵀ")
+        raise ValueError(f"Σ has a negative variance, {smallest:.3g}; no sum of x xᵀ has")
+    if entry > max(largest, 0.0) + slack:
+        raise ValueError("Σ has entries larger than its variances; no sum of x xᵀ has")
     return largest
 
 
