@@ -6,6 +6,8 @@ import math
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 from numbers import Real
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -18,8 +20,9 @@ from engramlib.layers import Layer, check_editable, plain_key, supported_layers
 from engramlib.moments import Identity, Moments
 from engramlib.spectral import Inverse, Pivot, check_rcond, check_semidefinite, inverses
 
-Concept = TypeVar("Concept", bound=Hashable)
+C = TypeVar("C", bound=Hashable)  # a concept
 Base: TypeAlias = "Mapping[str, Tensor] | nn.Module | None"
+Numbers: TypeAlias = "float | Sequence[float]"
 Key: TypeAlias = "float | tuple[float, float]"
 
 _LOST = 0.1  # of the target's response: what a cut may leave out without a word
@@ -28,27 +31,20 @@ _FEW = 10  # columns
 
 @overload
 def extract(
-    model: nn.Module,
-    target: Moments,
-    reference: Moments,
-    *,
-    specificity: float = 1.0,
-    rcond: float = 1e-6,
-    base: Base = None,
-    balance: bool = True,
+    model: nn.Module, target: Moments, reference: Moments, *, specificity: float = 1, rcond: float = 1e-6, **rest: Any
 ) -> Engram: ...
 @overload
+def extract(model: nn.Module, target: Moments, reference: Moments, **lists: Any) -> Any: ...
 def extract(
     model: nn.Module,
     target: Moments,
     reference: Moments,
     *,
-    specificity: float | Sequence[float] = 1.0,
-    rcond: float | Sequence[float] = 1e-6,
+    specificity: Numbers = 1.0,
+    rcond: Numbers = 1e-6,
     base: Base = None,
     balance: bool = True,
-) -> Any: ...
-def extract(model, target, reference, *, specificity=1.0, rcond=1e-6, base=None, balance=True):  # type: ignore[no-untyped-def]
+) -> Any:
     """The engram of a target, W⁺ = ΔW Σ⁺ (Σ⁺ + λ Σ⁻)†, in closed form, layer by layer.
 
     It is the minimiser of ‖(W⁺ − ΔW) X⁺‖² + λ ‖W⁺ X⁻‖² with the smallest norm: act on the target's inputs as the
@@ -100,51 +96,32 @@ def extract(model, target, reference, *, specificity=1.0, rcond=1e-6, base=None,
         >>> list(extract(model, target, reference, specificity=[1, 3, 10]))
         [1.0, 3.0, 10.0]
     """
-    layers = fitting_layers(model, {"target": target, "reference": reference}, stacklevel=3)
-    sweep, deltas = _Sweep(specificity, rcond), Deltas(base)
-    _warn_of_few([("target", target, "reference", reference)], sweep)
-    found: dict[Key, dict[str, LayerEngram]] = {key: {} for key in sweep.keys()}
-    for names in track(sharing_groups(target, reference), desc="extracting"):
-        with _naming(names[0]):
-            plus, minus = target[names[0]].double(), reference[names[0]].double().to(target[names[0]].device)
-            _check_sums({"target": target, "reference": reference}, names[0])
-            matrices = {name: deltas.of(layers[name], plus) for name in names}
-            rows, pivots = sum(layers[name].height for name in names), list[Pivot]()
-            for lam in sweep.lams:
-                absorbed = balance and is_absorbed(layers[names[0]], plus)
-                each = inverses(plus, minus, lam, sweep.rconds, balance=absorbed, pivots=pivots)
-                for rcond, inverse in zip(sweep.rconds, each, strict=True):
-                    # With more rows in the weights than columns, P⁺ = Σ⁺(Σ⁺ + λΣ⁻)† is made once, not for each row.
-                    projection = plus @ inverse.matrix if rows > plus.shape[-1] else None
-                    for name, delta in matrices.items():
-                        matrix = delta @ plus @ inverse.matrix if projection is None else delta @ projection
-                        found[sweep.key(lam, rcond)][name] = as_entry(layers[name], plus, matrix)
-                        sweep.look(inverse, delta, plus, name, rcond, lam)
-    sweep.warn()
-    return sweep.result({key: as_engram(layers, target, entries) for key, entries in found.items()})
+    layers = fitting_layers(model, {"target": target, "reference": reference})
+    sweep = _Sweep(specificity, rcond)
+    sweep.warn_of_few("target", target, "reference", [reference])
+    return sweep.result(_engrams(layers, {"target": target}, reference, sweep, Deltas(base), balance), "target")
 
 
 @overload
 def extract_all(
     model: nn.Module,
-    moments_by_concept: Mapping[Concept, Moments],
+    moments_by_concept: Mapping[C, Moments],
     *,
-    specificity: float = 1.0,
+    specificity: float = 1,
     rcond: float = 1e-6,
-    base: Base = None,
-    balance: bool = True,
-) -> dict[Concept, Engram]: ...
+    **rest: Any,
+) -> dict[C, Engram]: ...
 @overload
+def extract_all(model: nn.Module, moments_by_concept: Mapping[C, Moments], **lists: Any) -> Any: ...
 def extract_all(
     model: nn.Module,
-    moments_by_concept: Mapping[Concept, Moments],
+    moments_by_concept: Mapping[C, Moments],
     *,
-    specificity: float | Sequence[float] = 1.0,
-    rcond: float | Sequence[float] = 1e-6,
+    specificity: Numbers = 1.0,
+    rcond: Numbers = 1e-6,
     base: Base = None,
     balance: bool = True,
-) -> Any: ...
-def extract_all(model, moments_by_concept, *, specificity=1.0, rcond=1e-6, base=None, balance=True):  # type: ignore[no-untyped-def]
+) -> Any:
     """The engram of each concept against all the others: W_c⁺ = ΔW Σ_c (Σ_c + λ Σ_{j≠c} Σ_j)†.
 
     At λ = 1 the inverse is the same for every concept, so n concepts cost **one** factorisation per distinct Σ, and the
@@ -180,101 +157,114 @@ def extract_all(model, moments_by_concept, *, specificity=1.0, rcond=1e-6, base=
     if isinstance(moments_by_concept, Moments):
         raise ValueError("moments_by_concept: got one Moments; collect_by_concept returns a dict of them")
     named = {f"concept {concept!r}": m for concept, m in moments_by_concept.items()}
-    layers = fitting_layers(model, named, stacklevel=3)
+    layers = fitting_layers(model, named)
     if len(moments_by_concept) == 1:
         raise ValueError(
             f"moments_by_concept: {next(iter(named))} is alone, and there is nothing to tell it from; give at least two"
             " concepts, or use extract(model, target, reference) with moments of what should stay"
         )
-    sweep, deltas = _Sweep(specificity, rcond), Deltas(base)
-    _warn_of_few(
-        [(what, m, "the other concepts", [o for o in named.values() if o is not m]) for what, m in named.items()], sweep
-    )
-    found = {key: {c: dict[str, LayerEngram]() for c in moments_by_concept} for key in sweep.keys()}
-    first = next(iter(moments_by_concept.values()))
-    for names in track(sharing_groups(*moments_by_concept.values()), desc="extracting"):
+    sweep = _Sweep(specificity, rcond)
+    for what, m in named.items():
+        sweep.warn_of_few(what, m, "all other concepts together", [other for other in named.values() if other is not m])
+    return sweep.result(_engrams(layers, moments_by_concept, None, sweep, Deltas(base), balance))
+
+
+def _engrams(
+    layers: dict[str, Layer],
+    targets: Mapping[C, Moments],
+    reference: Moments | None,
+    sweep: _Sweep,
+    deltas: Deltas,
+    balance: bool,
+) -> dict[Key, dict[C, Engram]]:
+    """The engram of each target, at each λ and cut, against ``reference`` or, where that is None, the other targets."""
+    named = {**targets} if reference is None else {**targets, "reference": reference}
+    found = {key: {concept: dict[str, LayerEngram]() for concept in targets} for key in sweep.keys}
+    for names in track(sharing_groups(*named.values()), desc="extracting"):
         with _naming(names[0]):
-            device = first[names[0]].device
-            sigma = {c: m[names[0]].to(device).double() for c, m in moments_by_concept.items()}
-            _check_sums(named, names[0])
-            total = sum(sigma.values(), start=torch.zeros_like(next(iter(sigma.values()))))
-            matrices = {name: deltas.of(layers[name], total) for name in names}
-            how = {"balance": balance and is_absorbed(layers[names[0]], total), "pivots": list[Pivot]()}
-            # At λ = 1 all concepts have one inverse. For two or more others it is worth making, for what it tells.
-            shared = list(inverses(total, 0 * total, 1.0, sweep.rconds, **how)) if sweep.worth_total(len(sigma)) else []
-            for lam in sweep.lams:
-                for concept, plus in sigma.items():
-                    if lam == 1:
-                        each = iter(shared)
-                    else:  # summed anew: total - plus would lose a small reference beside a large target
-                        others = (sigma[other] for other in sigma if other != concept)
-                        each = inverses(plus, sum(others, start=torch.zeros_like(plus)), lam, sweep.rconds, **how)
-                    for rcond, inverse in zip(sweep.rconds, each, strict=True):
-                        for name, delta in matrices.items():
-                            entry = as_entry(layers[name], plus, delta @ plus @ inverse.matrix)
-                            found[sweep.key(lam, rcond)][concept][name] = entry
-                            sweep.look(inverse, delta, plus, name, rcond, lam, concept)
-    sweep.warn()
-    return sweep.result(
-        {k: {c: as_engram(layers, m, f[c]) for c, m in moments_by_concept.items()} for k, f in found.items()}
-    )
+            _check_sums({concept: m[names[0]] for concept, m in named.items()})
+            device = next(iter(named.values()))[names[0]].device
+            sums = {concept: m[names[0]].to(device).double() for concept, m in named.items()}
+            nothing = torch.zeros_like(next(iter(sums.values())))
+            matrices = {name: deltas.of(layers[name], nothing) for name in names}
+            rows, pivots = sum(layers[name].height for name in names), list[Pivot]()
+            absorbed = balance and is_absorbed(layers[names[0]], nothing)
+            invert = partial(inverses, rconds=sweep.rconds, balance=absorbed, pivots=pivots)
+            shared: list[Inverse] = []
+            if reference is None and sweep.worth_total(len(targets)):
+                # At λ = 1 all concepts have one inverse, which also tells of other λ whether anything will be cut.
+                shared = list(invert(sum(sums.values(), start=nothing), nothing, 1.0))
+            for concept, lam in product(targets, sweep.lams):
+                plus, each = sums[concept], iter(shared)
+                if lam != 1 or reference is not None:
+                    # Summed anew: total - plus would lose a small reference beside a large target.
+                    minus = sum((sigma for other, sigma in sums.items() if other != concept), start=nothing)
+                    each = invert(plus, minus, lam)
+                for rcond, inverse in zip(sweep.rconds, each, strict=True):
+                    # With more rows in the weights than columns, P⁺ = Σ⁺(Σ⁺ + λΣ⁻)† is made once, not for each row.
+                    projection = plus @ inverse.matrix if rows > plus.shape[-1] else None
+                    for name, delta in matrices.items():
+                        matrix = delta @ plus @ inverse.matrix if projection is None else delta @ projection
+                        found[sweep.key(lam, rcond)][concept][name] = as_entry(layers[name], plus, matrix)
+                        sweep.look(inverse, delta, plus, f"layer {name!r} of {concept!r}, λ = {lam:g}, rcond={rcond:g}")
+    return {key: {c: as_engram(layers, targets[c], f) for c, f in each.items()} for key, each in found.items()}
 
 
 class _Sweep:
-    """Which λ and cuts are asked for, under which keys, and the most that a cut has left out so far."""
+    """Which λ and cuts are asked for, under which keys, and what is to be warned of at the end."""
 
     def __init__(self, specificity: Any, rcond: Any) -> None:
-        self.lams, self.many_lams = _as_list(specificity)
-        self.rconds, self.many_rconds = _as_list(rcond)
-        for cut in self.rconds:
+        (lams, self.many_lams), (rconds, self.many_rconds) = _as_list(specificity), _as_list(rcond)
+        for cut in rconds:
             check_rcond(cut)
-        for lam in self.lams:
+        for lam in lams:
             if not isinstance(lam, Real) or math.isnan(lam) or lam < 0:
-                raise ValueError(f"specificity: expected numbers >= 0 or float('inf'), got {lam!r}")
-        if not self.lams or not self.rconds:
-            raise ValueError(f"{'rcond' if self.lams else 'specificity'}: expected at least one number, got none")
-        self.lams, self.rconds = (
-            list(dict.fromkeys(map(float, self.lams))),
-            list(dict.fromkeys(map(float, self.rconds))),
-        )
-        self.worst: tuple[float, str] = (0.0, "")
+                raise ValueError(f"specificity: expected a number >= 0 or float('inf'), got {lam!r}")
+        if not lams or not rconds:
+            raise ValueError(f"{'rcond' if lams else 'specificity'}: expected at least one number, got an empty list")
+        self.lams, self.rconds = list(dict.fromkeys(map(float, lams))), list(dict.fromkeys(map(float, rconds)))
+        self.keys = [self.key(lam, cut) for lam in self.lams for cut in self.rconds]
+        self.lost = (0.0, "")
+        self.short: list[tuple[float, str]] = []
 
     def key(self, lam: float, rcond: float) -> Key:
-        if self.many_lams and self.many_rconds:
-            return lam, rcond
-        return rcond if self.many_rconds else lam
-
-    def keys(self) -> list[Key]:
-        return [self.key(lam, rcond) for lam in self.lams for rcond in self.rconds]
-
-    def result(self, found: dict[Key, Any]) -> Any:
-        return found if self.many_lams or self.many_rconds else next(iter(found.values()))
+        return (lam, rcond) if self.many_lams and self.many_rconds else rcond if self.many_rconds else lam
 
     def worth_total(self, concepts: int) -> bool:
-        """Whether the sum over all concepts should be factorised."""
+        """Whether to factorise the sum over all concepts: needed, or little beside what it may spare."""
         return 1.0 in self.lams or concepts * sum(0 < lam < math.inf for lam in self.lams) > 2
 
-    def look(
-        self, inverse: Inverse, delta: Tensor, plus: Tensor, name: str, rcond: float, lam: float, concept: Any = None
-    ) -> None:
+    def look(self, inverse: Inverse, delta: Tensor, plus: Tensor, where: str) -> None:
+        """Keep in mind how much of the target's response the cut left out, if nothing was worse."""
         share = inverse.share_lost(delta, plus)
-        if share > max(_LOST, self.worst[0]):
-            lost = int((inverse.lost != 0).any(-2).sum())  # type: ignore[union-attr]
-            whose = "the target's response" if concept is None else f"the response to concept {concept!r}"
-            at = f"rcond={rcond:g} at specificity={lam:g}"
-            directions = plus.shape[-1] * (len(plus) if plus.ndim == 3 else 1)
-            self.worst = (
-                share,
-                f"layer {name!r}: {at} cuts {lost} of {directions} directions, and with them {share:.0%} of {whose}",
-            )
+        if share > max(_LOST, self.lost[0]):
+            cut, all_ = int((inverse.lost != 0).any(-2).sum()), plus[..., 0].numel()  # type: ignore[union-attr]
+            self.lost = share, f"{where}: {cut} of {all_} directions are cut, with {share:.0%} of the target's response"
 
-    def warn(self) -> None:
-        if self.worst[1]:
-            warnings.warn(
-                f"{self.worst[1]}, so the engram holds little of it. A smaller rcond keeps more; so do inputs in similar units"
-                " (standardise them); for a very large specificity say float('inf')",
-                stacklevel=3,
-            )
+    def warn_of_few(self, what: str, target: Moments, other: str, rest: list[Moments]) -> None:
+        """Keep in mind where there are too few columns to know. Only counts from a pass are real."""
+        for name, sigma in target.items():
+            if all(name in m.identity for m in (target, *rest)) and target.count[name]:
+                n, m, d = target.count[name], sum(each.count[name] for each in rest), sigma.shape[-1]
+                if m < d and max(self.lams) > 0:
+                    text = f"layer {name!r} reads {d} inputs, and {other} has {m} columns to tell {what} from: what it"
+                    self.short.append(
+                        (m / d, f"{text} never showed counts as unused. At least {d}, or several times as many")
+                    )
+                if n < _FEW:
+                    text = f"layer {name!r}: {what} has {n} columns, which show the examples and not the concept."
+                    self.short.append((n / _FEW, f"{text} At least {_FEW}, or better a hundred"))
+
+    def result(self, found: dict[Key, dict[Any, Engram]], only: str | None = None) -> Any:
+        """What the caller asked for, after what there is to say."""
+        if self.short:
+            more = f" (and {len(self.short) - 1} more such cases)" if len(self.short) > 1 else ""
+            warnings.warn(f"too little data: {min(self.short)[1]}, would do{more}", stacklevel=3)
+        if self.lost[1]:
+            hint = "a smaller rcond or inputs in similar units (standardised) keep more; for a huge λ say float('inf')"
+            warnings.warn(f"{self.lost[1]}: {hint}", stacklevel=3)
+        results = {key: each if only is None else each[only] for key, each in found.items()}
+        return results if self.many_lams or self.many_rconds else next(iter(results.values()))
 
 
 def _as_list(value: Any) -> tuple[list[Any], bool]:
@@ -292,41 +282,18 @@ def _naming(name: str) -> Iterator[None]:
         raise type(error)(f"layer {name!r}: {error}") from error
 
 
-def _check_sums(moments: Mapping[str, Moments], name: str) -> None:
-    """Raise ``ValueError`` if one of the Σ of a layer has negative eigenvalues beyond rounding."""
-    size = sum(m[name].diagonal(dim1=-2, dim2=-1).double().sum(-1).cpu() for m in moments.values())
-    for what, m in moments.items():
+def _check_sums(sums: Mapping[Any, Tensor]) -> None:
+    """Raise ``ValueError`` if one of the Σ of a layer has negative eigenvalues beyond rounding beside all of them."""
+    size = torch.stack([sigma.diagonal(dim1=-2, dim2=-1).double().sum(-1).cpu() for sigma in sums.values()]).sum(0)
+    for what, sigma in sums.items():
         try:
-            check_semidefinite(m[name], size.to(m[name].device), m[name].dtype)
+            check_semidefinite(sigma, size.to(sigma.device), sigma.dtype)
         except ValueError as error:
             hint = "if it is a difference, total - part, then the part was not in the total"
-            raise ValueError(f"{what}: {error}; {hint}") from error
+            raise ValueError(f"{what!r}: {error}; {hint}") from error
 
 
-def _warn_of_few(pairs: Sequence[tuple[str, Moments, str, Moments | list[Moments]]], sweep: _Sweep) -> None:
-    """One warning if a target or a reference has too few columns to know, where the counts come from a pass."""
-    short: list[tuple[float, str]] = []
-    for what, target, other, rest in pairs:
-        references = rest if isinstance(rest, list) else [rest]
-        for name, sigma in target.items():
-            if not all(name in m.identity for m in (target, *references)) or not target.count[name]:
-                continue
-            n, d = sum(m.count[name] for m in references), sigma.shape[-1]
-            if n < d and max(sweep.lams) > 0:
-                text = f"layer {name!r} is {d} wide, and {'its' if other == 'reference' else what + chr(39) + 's'}"
-                text = f"layer {name!r}: {other} has {n} columns, but the layer reads {d} inputs, so that all directions it"
-                short.append(
-                    (n / d, f"{text} never showed count as unused; at least {d}, better several times as many")
-                )
-            if target.count[name] < _FEW:
-                text = f"layer {name!r}: {what} has {target.count[name]} columns, which tells the examples from the"
-                short.append((target.count[name] / _FEW, f"{text} concept hardly; at least {_FEW}, better a hundred"))
-    if short:
-        more = f" (the worst of {len(short)} such cases)" if len(short) > 1 else ""
-        warnings.warn(f"too little data to know: {min(short)[1]} would do{more}", stacklevel=3)
-
-
-def fitting_layers(model: nn.Module, moments: Mapping[str, Moments], *, stacklevel: int = 4) -> dict[str, Layer]:
+def fitting_layers(model: nn.Module, moments: Mapping[str, Moments]) -> dict[str, Layer]:
     """The layers that the moments speak of, after checking that they are layers of this model.
 
     Warns, once, if moments were collected at other weights than the model's.
@@ -379,7 +346,7 @@ def fitting_layers(model: nn.Module, moments: Mapping[str, Moments], *, stacklev
         warnings.warn(
             f"{stale[0]}{more} were collected at other weights than the model has now: another seed, or before an edit"
             " or more training. They describe inputs that this model may not see; collect them again from it",
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
     return {name: layer for name, layer in supported.items() if name in (names or ())}
 

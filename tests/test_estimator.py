@@ -244,14 +244,14 @@ class TestErrors:
 
     def test_concepts(self) -> None:
         layer, a, b = self.parts()
-        with pytest.raises(ValueError, match="at least one concept"):
+        with pytest.raises(ValueError, match="at least two concepts"):
             el.extract_all(layer, {})
         with pytest.raises(ValueError, match="collect_by_concept"):
             el.extract_all(layer, a)
         with pytest.raises(ValueError, match="concept 'dog'"):
             el.extract_all(layer, {"cat": a, "dog": moments(torch.randn(9, 4).double(), "fc")})
         with pytest.raises(TypeError, match="concept 'cat'"):
-            el.extract_all(layer, {"cat": a[""]})
+            el.extract_all(layer, {"cat": a[""], "dog": a})
 
 
 def test_spectrum_of_many_groups() -> None:
