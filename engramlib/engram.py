@@ -218,6 +218,8 @@ class Engram(Mapping[str, LayerEngram]):
             layers = {n: LayerEngram(tensors[f"{i}.weight"], tensors.get(f"{i}.bias")) for i, n in enumerate(names)}
             if len(tensors) != sum(t is not None for entry in layers.values() for t in entry):
                 raise ValueError("it has tensors that belong to no layer")
+            if not isinstance(header["norms"], dict):
+                raise ValueError("its norms are no dict")
             return cls(layers, header["norms"])
 
 
