@@ -239,7 +239,10 @@ class _Sweep:
         share = inverse.share_lost(delta, plus)
         if share > max(_LOST, self.lost[0]):
             cut, all_ = int((inverse.lost != 0).any(-2).sum()), plus[..., 0].numel()  # type: ignore[union-attr]
-            self.lost = share, f"{where}: {cut} of {all_} directions are cut, with {share:.0%} of the target's response"
+            self.lost = (
+                share,
+                f"{where}: {cut} of {all_} directions are cut, with {min(share, 1):.0%} of the target's response",
+            )
 
     def warn_of_few(self, what: str, target: Moments, other: str, rest: list[Moments]) -> None:
         """Keep in mind where there are too few columns to know. Only counts from a pass are real."""
