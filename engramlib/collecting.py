@@ -15,7 +15,7 @@ from engramlib._examples import Examples, lead_of, watch
 from engramlib._products import add_outer, full_precision, mirror, works_at
 from engramlib._progress import length, track
 from engramlib.layers import Layer, find_layers
-from engramlib.moments import Moments
+from engramlib.moments import Identity, Moments
 from engramlib.running import Batch, Selector, as_batches, device_of, evaluating, labels_of, to_device
 from engramlib.running import run as run_model
 
@@ -476,10 +476,16 @@ class _Recorder:
             for concept in concepts - running.sigma.keys():
                 running.sigma[concept] = self.zeros(self.layers[name], self.layers[name].module.weight.device)
                 running.count[concept] = 0
+        identity = {
+            name: Identity.of(layer.module, layer.kind.reading(layer.module), self.sums[name].absorbed)
+            for name, layer in self.layers.items()
+            if name in names
+        }
         result = {
             concept: Moments(
                 {name: self.sums[name].sigma[concept] for name in names},
                 {name: self.sums[name].count[concept] for name in names},
+                identity,
             )
             for concept in concepts
         }
