@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib import _products, collecting, language
+from engramlib import _products, _recorder, language
 from engramlib._experts import experts
 from engramlib.layers import find_layers, supported_layers
 
@@ -637,7 +637,7 @@ def test_sums_on_another_device(monkeypatch: pytest.MonkeyPatch, llama: nn.Modul
         product(sigma, columns, absorbed)
 
     monkeypatch.setattr(_products, "add_product", counted)
-    for module in (_products, collecting):
+    for module in (_products, _recorder):
         monkeypatch.setattr(module, "works_at", lambda x, sigma: torch.device("cpu", 0))
     assert distance(language.collect(llama, Letters(), items), expected) < 1e-12
     assert min(rows[:9]) >= 512  # few and large products: each sends a whole sum

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib import collecting
+from engramlib import _recorder
 from engramlib._patches import worth_it
 from engramlib.layers import LinearKind, find_layers, register
 from tests.conftest import columns_of, with_one
@@ -225,7 +225,7 @@ def test_correlations_equal_patches(name: str, bias: bool, monkeypatch: pytest.M
     plain = el.collect(module, [x])
     calls = []
     monkeypatch.setattr("engramlib.kinds.worth_it", lambda *_: calls.append(1) or True)
-    monkeypatch.setattr(collecting, "_PIECE_BYTES", 8000)
+    monkeypatch.setattr(_recorder, "_PIECE_BYTES", 8000)
     fast = el.collect(module, [x])
     assert calls and fast.count == plain.count
     assert torch.allclose(fast[""], plain[""], rtol=1e-12, atol=1e-10)
