@@ -113,9 +113,7 @@ class Engram(Mapping[str, LayerEngram]):
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Engram:
-        if not _is_number(divisor):
-            return NotImplemented
-        number = _finite("divisor", divisor)
+        number = _finite("divisor", divisor)  # no NotImplemented: a tensor would divide 1 by itself, and multiply
         if number == 0:
             raise ZeroDivisionError("an engram divided by zero")
         return self._map(lambda _, tensor: tensor / number)
