@@ -67,7 +67,7 @@ def extract(
         balance: whether the constant 1 of an absorbed bias is measured in units of a typical input before the cut
             (:func:`engramlib.spectral.inverses`). Scaling x by s and W by 1/s is the same network, but beside inputs
             of 1e-3 the constant pushes all of them below the cut, beside inputs of 1e3 it is below it itself. None =
-            where the two lengths differ by more than a factor of 10: elsewhere the paper's cut of [x; 1] as it
+            where the two lengths differ by more than a factor of 32: elsewhere the paper's cut of [x; 1] as it
             stands, which False takes always. True = always: then units do not matter at all. No difference without an
             absorbed bias, or with nothing cut that the data used.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SILENT = 1e-12  # of the largest eigenvalue: what rounding leaves of a direction that no column used
 
-_ORDINARY = 10.0  # how much longer or shorter than a typical input the constant 1 may be
+_ORDINARY = 32.0  # how much longer or shorter than a typical input the constant 1 may be
 
 
 class Spectrum:
@@ -193,7 +193,7 @@ def inverses(
     It is made as long as a typical input, D = diag(1, ..., 1, c), so that what is cut does not depend on the units:
     D(DΣD)†D P takes the place of Σ†, with P the projector on the span of the data. The two are equal where nothing
     is cut that the data ever used, however few those are. True = always, False = never, None = where the constant is
-    more than 10 times as long as a typical input, or as short.
+    more than 32 times as long as a typical input, or as short.
 
     One factorisation serves all cuts. Where an earlier one, in ``pivots``, makes certain that nothing is cut here, a
     Cholesky factorisation (a tenth of the price) gives the same inverse.
