@@ -168,7 +168,7 @@ def extract_all(
         )
     sweep = _Sweep(specificity, rcond)
     for what, m in named.items():
-        sweep.warn_of_few(what, m, "all other concepts together", [other for other in named.values() if other is not m])
+        sweep.warn_of_few(what, m, "the rest", [other for other in named.values() if other is not m])
     return sweep.result(_engrams(layers, moments_by_concept, None, sweep, Deltas(base), balance))
 
 
