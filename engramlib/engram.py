@@ -107,15 +107,13 @@ class Engram(Mapping[str, LayerEngram]):
     def __mul__(self, factor: float) -> Engram:
         if not _is_number(factor):
             return NotImplemented
-        number = _finite("factor", factor)
+        number = _finite("factor", factor, f"; layer {next(iter(self), '')!r} would be filled with NaN or infinity")
         return self._map(lambda _, tensor: tensor * number)
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Engram:
-        if not _is_number(divisor):
-            return NotImplemented
-        number = _finite("divisor", divisor)
+        number = _finite("divisor", divisor)  # no NotImplemented: a tensor would divide 1 by itself, and multiply
         if number == 0:
             raise ZeroDivisionError("an engram divided by zero")
         return self._map(lambda _, tensor: tensor / number)
@@ -229,12 +227,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _finite(what: str, value: object) -> float:
+def _finite(what: str, value: object, otherwise: str = "") -> float:
     if not _is_number(value):
         raise TypeError(f"{what}: expected a number, got {value!r}")
     number = float(value)  # type: ignore[arg-type]
     if not math.isfinite(number):
-        raise ValueError(f"{what}: expected a finite number, got {number}")
+        raise ValueError(f"{what}: expected a finite number, got {number}{otherwise}")
     return number
 
 

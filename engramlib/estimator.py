@@ -43,7 +43,7 @@ def extract(
     specificity: Numbers = 1.0,
     rcond: Numbers = 1e-6,
     base: Base = None,
-    balance: bool = True,
+    balance: bool | None = None,
 ) -> Any:
     """The engram of a target, W⁺ = ΔW Σ⁺ (Σ⁺ + λ Σ⁻)†, in closed form, layer by layer.
 
@@ -64,9 +64,12 @@ def extract(
             :class:`engramlib.spectral.Spectrum`). A very large finite λ pushes the target's own directions below this
             cut; say ``inf`` when you mean it. A list: one engram for each.
         base: state dict (or module) of W0, for ΔW = W − W0. None = tabula rasa, W0 := 0 (Eq. 4).
-        balance: measure the constant 1 of an absorbed bias in units of a typical input before the cut
-            (:func:`engramlib.spectral.inverses`), so that the edit is the same whatever units the layer's inputs have.
-            False = the paper's cut of [x; 1] as it stands. No difference without an absorbed bias, or with nothing cut.
+        balance: whether the constant 1 of an absorbed bias is measured in units of a typical input before the cut
+            (:func:`engramlib.spectral.inverses`). Scaling x by s and W by 1/s is the same network, but beside inputs
+            of 1e-3 the constant pushes all of them below the cut, beside inputs of 1e3 it is below it itself. None =
+            where the two lengths differ by more than a factor of 32: elsewhere the paper's cut of [x; 1] as it
+            stands, which False takes always. True = always: then units do not matter at all. No difference without an
+            absorbed bias, or with nothing cut that the data used.
 
     Returns:
         Engram: per layer a weight (and a bias, if the moments absorbed it), at least float32, on the model's device.
@@ -120,7 +123,7 @@ def extract_all(
     specificity: Numbers = 1.0,
     rcond: Numbers = 1e-6,
     base: Base = None,
-    balance: bool = True,
+    balance: bool | None = None,
 ) -> Any:
     """The engram of each concept against all the others: W_c⁺ = ΔW Σ_c (Σ_c + λ Σ_{j≠c} Σ_j)†.
 
@@ -165,7 +168,7 @@ def extract_all(
         )
     sweep = _Sweep(specificity, rcond)
     for what, m in named.items():
-        sweep.warn_of_few(what, m, "all other concepts together", [other for other in named.values() if other is not m])
+        sweep.warn_of_few(what, m, "the rest", [other for other in named.values() if other is not m])
     return sweep.result(_engrams(layers, moments_by_concept, None, sweep, Deltas(base), balance))
 
 
@@ -175,7 +178,7 @@ def _engrams(
     reference: Moments | None,
     sweep: _Sweep,
     deltas: Deltas,
-    balance: bool,
+    balance: bool | None,
 ) -> dict[Key, dict[C, Engram]]:
     """The engram of each target, at each λ and cut, against ``reference`` or, where that is None, the other targets."""
     named = {**targets} if reference is None else {**targets, "reference": reference}
@@ -188,8 +191,8 @@ def _engrams(
             nothing = torch.zeros_like(next(iter(sums.values())))
             matrices = {name: deltas.of(layers[name], nothing) for name in names}
             rows, pivots = sum(layers[name].height for name in names), list[Pivot]()
-            absorbed = balance and is_absorbed(layers[names[0]], nothing)
-            invert = partial(inverses, rconds=sweep.rconds, balance=absorbed, pivots=pivots)
+            weighed = balance if is_absorbed(layers[names[0]], nothing) else False
+            invert = partial(inverses, rconds=sweep.rconds, balance=weighed, pivots=pivots)
             shared: list[Inverse] = []
             if reference is None and sweep.worth_total(len(targets)):
                 # At λ = 1 all concepts have one inverse, which also tells of other λ whether anything will be cut.
