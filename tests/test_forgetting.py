@@ -118,10 +118,8 @@ def test_models_that_see_ahead_are_refused(
     with pytest.raises(TypeError, match="not causal"):
         el.forget(model, Letters(), FORGET, RETAIN, inplace=True)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    if dtype == torch.float32 and not wrap:
-        assert len(
-            language.collect(model, Letters(), FORGET, layers=".*encoder.*(q|query)")
-        )  # what its tokens are is still a fair question
+    if dtype == torch.float32 and not wrap:  # what its tokens are is still a fair question
+        assert len(language.collect(model, Letters(), FORGET, layers=".*encoder.*(q|query)"))
 
 
 def test_a_look_one_token_ahead_is_seen_in_any_item_of_two() -> None:
@@ -234,7 +232,7 @@ def test_answers_of_one_token_are_read_after_the_fact() -> None:
         el.forget(model, Letters(), FORGET, items)  # what is kept may be read there
 
 
-# --------------------------------------------------------------------------------------------------- forget, and its engram
+# ----------------------------------------------------------------------------------------------- forget, and its engram
 
 
 @pytest.mark.parametrize("strength", ["norm", "uniform"])
@@ -309,10 +307,9 @@ def test_a_fault_at_any_step_leaves_the_model_as_it_was(
 
         return call
 
-    places = [
-        (language, name)
-        for name in ("encode", "refuse_non_causal", "collect_moments", "extract", "untie_layers", "ablate")
-    ] + [(_ties, "_refill"), (el.edit, "_shift"), (nn, "Parameter"), (el.Engram, "norm_weighted")]
+    steps = ("encode", "refuse_non_causal", "collect_moments", "extract", "untie_layers", "ablate")
+    places = [(language, step) for step in steps]
+    places += [(_ties, "_refill"), (el.edit, "_shift"), (nn, "Parameter"), (el.Engram, "norm_weighted")]
     reached = 0
     for owner, name in places:
         for after in (False, True):
