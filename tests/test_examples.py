@@ -158,17 +158,19 @@ def test_padding_masks_in_a_dict(batch_first: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("both", [True, False])
-def test_recurrent_networks_mix_in_one_direction(kind: str, batch_first: bool, both: bool) -> None:
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+def test_recurrent_networks_mix_in_one_direction(kind: str, batch_first: bool, direction: str) -> None:
     class Tagger(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            both = direction == "both"
             self.embed = nn.Embedding(20, D)
             self.rnn = getattr(nn, kind)(D, 4, batch_first=batch_first, bidirectional=both)
             self.head = nn.Linear(8 if both else 4, 3)
 
         def forward(self, ids: Tensor) -> Tensor:
-            return self.head(self.rnn(self.embed(ids))[0])
+            turn = [1 if batch_first else 0] if direction == "backward" else []
+            return self.head(self.rnn(self.embed(ids).flip(turn))[0].flip(turn))
 
     model, ids = Tagger().double(), torch.randint(0, 20, (7, 7))
     check_alone(model, ids, torch.arange(7) % 2, dim=0 if batch_first else 1)
