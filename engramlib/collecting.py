@@ -154,19 +154,19 @@ def _run(
     batches = as_batches(batches)
     device = device_of(model)
     recorder = _Recorder(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home))
-    recorder.examples = Examples(model, chosen, forward, examples)
+    recorder.examples = found = Examples(model, chosen, forward, examples)
     seen = 0
     with evaluating(model), _listening(recorder), torch.no_grad():
         total = length(batches)
         for batch in track(batches, desc="collecting moments", total=total):
             batch = to_device(batch, device)
             recorder.begin(labels_of(batch, rows, concepts, device))
-            recorder.examples.begin(batch)
+            found.begin(batch)
             run_model(model, batch, forward)
             with full_precision():
                 recorder.end()
-            if recorder.waiting:
-                recorder.examples.ask(len(recorder.labels))
+            if recorder.waiting and recorder.labels is not None:
+                found.ask(len(recorder.labels))
                 with full_precision():
                     recorder.end()
             seen += 1
@@ -293,7 +293,7 @@ class _Recorder:
         self.asked = home
         self.sums: dict[str, _Sum] = {}
         self.labels: Tensor | None = None
-        self.examples: Examples | None = None  # finds where the labels belong
+        self.examples: Examples  # finds where the labels belong
         self.waiting: list[tuple[_Sum, Layer, Tensor, Any]] = []  # what was read before that was known
         self.checked: set[str] = set()
         self.finite: list[tuple[str, Tensor]] = []  # did each layer read finite numbers in this pass?
@@ -440,7 +440,7 @@ class _Recorder:
                 f" {tuple(labels.shape)} do not tell apart: give one value per token of the batch"
             )
         laid = self.examples.lay(key, torch.Size((total, x.shape[-1])), (total,), labels)
-        return laid and (laid[0].to(places.device)[places], 1)
+        return None if laid is None else (laid[0].to(places.device)[places], 1)
 
     @staticmethod
     def choose(x: Tensor, labels: Tensor | None, dims: int) -> Iterator[tuple[Hashable, Tensor]]:
