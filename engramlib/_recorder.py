@@ -110,7 +110,7 @@ class Recorder:
         self.asked = home
         self.sums: dict[str, _Sum] = {}
         self.labels: Tensor | None = None
-        self.examples: Examples | None = None  # finds where the labels belong
+        self.examples: Examples  # finds where the labels belong
         self.waiting: list[tuple[_Sum, Layer, Tensor, Any]] = []  # what was read before that was known
         self.checked: set[str] = set()
         self.finite: list[tuple[str, Tensor]] = []  # did each layer read finite numbers in this pass?
@@ -257,7 +257,7 @@ class Recorder:
                 f" {tuple(labels.shape)} do not tell apart: give one value per token of the batch"
             )
         laid = self.examples.lay(key, torch.Size((total, x.shape[-1])), (total,), labels)
-        return laid and (laid[0].to(places.device)[places], 1)
+        return None if laid is None else (laid[0].to(places.device)[places], 1)
 
     @staticmethod
     def choose(x: Tensor, labels: Tensor | None, dims: int) -> Iterator[tuple[Hashable, Tensor]]:

@@ -148,19 +148,19 @@ def _run(
     batches = as_batches(batches)
     device = device_of(model)
     recorder = Recorder(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home))
-    recorder.examples = Examples(model, chosen, forward, examples)
+    recorder.examples = found = Examples(model, chosen, forward, examples)
     seen = 0
     with evaluating(model), _listening(recorder), torch.no_grad():
         total = length(batches)
         for batch in track(batches, desc="collecting moments", total=total):
             batch = to_device(batch, device)
             recorder.begin(labels_of(batch, rows, concepts, device))
-            recorder.examples.begin(batch)
+            found.begin(batch)
             run_model(model, batch, forward)
             with full_precision():
                 recorder.end()
-            if recorder.waiting:
-                recorder.examples.ask(len(recorder.labels))
+            if recorder.waiting and recorder.labels is not None:
+                found.ask(len(recorder.labels))
                 with full_precision():
                     recorder.end()
             seen += 1
