@@ -187,7 +187,7 @@ class Recorder:
             self.waiting += [(rest, *what) for owner, *what in self.waiting if owner is running]
             for name in rest.members:
                 self.sums[name] = rest
-        self.add(running, self.layers[arrival.first], arrival.copy)
+        self.add(running, self.layers[arrival.first], arrival.x if arrival.copy is None else arrival.copy)
 
     def end(self) -> None:
         self.fresh.clear()
@@ -291,7 +291,7 @@ class Recorder:
         for name in names:
             running = self.sums[name]
             for concept in concepts - running.sigma.keys():
-                running.sigma[concept] = self.zeros(self.layers[name], self.layers[name].module.weight.device)
+                running.sigma[concept] = self.zeros(self.layers[name], self.layers[name].weight.device)
                 running.count[concept] = 0
         identity = {
             name: Identity.of(layer.module, layer.kind.reading(layer.module), self.sums[name].absorbed)

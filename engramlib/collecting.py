@@ -122,7 +122,7 @@ def collect_by_concept(
     if not callable(concepts):
         raise TypeError("concepts: expected a function of a batch, for instance `lambda batch: batch[1]`")
     sums = _run(model, batches, layers, rows, concepts, forward, bias, dtype, device, examples)
-    return {concept: sums[concept] for concept in sorted(sums)}
+    return {concept: sums[concept] for concept in sorted(c for c in sums if isinstance(c, int))}
 
 
 def _run(

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -124,11 +124,11 @@ class Engram(Mapping[str, LayerEngram]):
     def __add__(self, other: Engram) -> Engram:
         if not isinstance(other, Engram):
             return NotImplemented
-        nothing = LayerEngram(None, None)  # type: ignore[arg-type]
-        layers = {}
+        nothing: tuple[Tensor | None, Tensor | None] = (None, None)
+        layers: dict[str, Any] = {}
         for name in (*self, *(n for n in other if n not in self)):
             mine, theirs = self._layers.get(name, nothing), other._layers.get(name, nothing)
-            layers[name] = LayerEngram(*(_plus(name, a, b) for a, b in zip(mine, theirs, strict=True)))
+            layers[name] = tuple(_plus(name, a, b) for a, b in zip(mine, theirs, strict=True))
         return Engram(layers, {**other.norms, **self.norms})
 
     def __radd__(self, other: object) -> Engram:
@@ -178,7 +178,7 @@ class Engram(Mapping[str, LayerEngram]):
         """
         if _finite("power", power) < 0:
             raise ValueError(f"power: expected a number >= 0, got {power!r}")
-        quantile = {"max": 1.0, "median": 0.5}.get(to) if isinstance(to, str) else to
+        quantile: Any = {"max": 1.0, "median": 0.5}.get(to) if isinstance(to, str) else to
         if not _is_number(quantile) or not 0 < float(quantile) <= 1:
             raise ValueError(f'to: expected "max", "median" or a quantile in (0, 1], got {to!r}')
         ratios = self.relative_norms()

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from engramlib._progress import track
 from engramlib.engram import Engram, LayerEngram
@@ -35,7 +36,7 @@ def extract(
 ) -> Engram: ...
 @overload
 def extract(model: nn.Module, target: Moments, reference: Moments, **lists: Any) -> Any: ...
-def extract(
+def extract(  # type: ignore[misc]
     model: nn.Module,
     target: Moments,
     reference: Moments,
@@ -116,7 +117,7 @@ def extract_all(
 ) -> dict[C, Engram]: ...
 @overload
 def extract_all(model: nn.Module, moments_by_concept: Mapping[C, Moments], **lists: Any) -> Any: ...
-def extract_all(
+def extract_all(  # type: ignore[misc]
     model: nn.Module,
     moments_by_concept: Mapping[C, Moments],
     *,
@@ -181,8 +182,10 @@ def _engrams(
     balance: bool | None,
 ) -> dict[Key, dict[C, Engram]]:
     """The engram of each target, at each λ and cut, against ``reference`` or, where that is None, the other targets."""
-    named = {**targets} if reference is None else {**targets, "reference": reference}
-    found = {key: {concept: dict[str, LayerEngram]() for concept in targets} for key in sweep.keys}
+    named: dict[Any, Moments] = {**targets} if reference is None else {**targets, "reference": reference}
+    found: dict[Key, dict[C, dict[str, LayerEngram]]] = {
+        key: {concept: {} for concept in targets} for key in sweep.keys
+    }
     for names in track(sharing_groups(*named.values()), desc="extracting"):
         with _naming(names[0]):
             _check_sums({concept: m[names[0]] for concept, m in named.items()})
@@ -284,7 +287,7 @@ def _as_list(value: Any) -> tuple[list[Any], bool]:
 def _naming(name: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, torch.linalg.LinAlgError) as error:
+    except (ValueError, LinAlgError) as error:
         raise type(error)(f"layer {name!r}: {error}") from error
 
 
@@ -376,7 +379,7 @@ class Deltas:
 
     def of(self, layer: Layer, sigma: Tensor) -> Tensor:
         absorbed = is_absorbed(layer, sigma)
-        weight, bias = layer.module.weight, layer.module.bias if absorbed else None
+        weight, bias = layer.weight, layer.bias if absorbed else None
         matrix = layer.matrix(weight, bias)
         if self.base is not None:
             matrix = matrix - layer.matrix(self.get(layer, "weight"), None if bias is None else self.get(layer, "bias"))
@@ -388,6 +391,7 @@ class Deltas:
 
     def get(self, layer: Layer, which: str) -> Tensor:
         key, own = layer.parameter_name(which), layer.stored(which)
+        assert self.base is not None and own is not None
         if key not in self.base and f"module.{key}" in self.base:
             key = f"module.{key}"  # of a DataParallel
         if key not in self.base:
@@ -408,18 +412,20 @@ def is_absorbed(layer: Layer, sigma: Tensor) -> bool:
 
 def as_engram(layers: dict[str, Layer], moments: Moments, found: Mapping[str, Tensor | LayerEngram]) -> Engram:
     """Matrices W⁺ (or entries that :func:`as_entry` made of them) as an engram, with the norms of the weights."""
-    entries = {
-        name: found[name] if isinstance(found[name], LayerEngram) else as_entry(layer, moments[name], found[name])
-        for name, layer in layers.items()
-    }
-    return Engram(
-        entries, {name: float(layer.module.weight.detach().double().norm()) for name, layer in layers.items()}
-    )
+    entries: dict[str, LayerEngram] = {}
+    for name, layer in layers.items():
+        one = found[name]
+        entries[name] = one if isinstance(one, LayerEngram) else as_entry(layer, moments[name], one)
+    return Engram(entries, {name: float(layer.weight.detach().double().norm()) for name, layer in layers.items()})
 
 
 def as_entry(layer: Layer, sigma: Tensor, matrix: Tensor) -> LayerEngram:
     """A matrix W⁺ back in the layer's own shape, on its device, at least float32."""
-    own = layer.module.weight
+    own = layer.weight
     dtype = torch.promote_types(own.dtype, torch.float32)  # half precision would lose what arithmetic adds up
-    parts = layer.parameters(matrix, is_absorbed(layer, sigma))
-    return LayerEngram(*(None if part is None else part.to(own.device, dtype).contiguous() for part in parts))
+    weight, bias = (
+        None if part is None else part.to(own.device, dtype).contiguous()
+        for part in layer.parameters(matrix, is_absorbed(layer, sigma))
+    )
+    assert weight is not None
+    return LayerEngram(weight, bias)

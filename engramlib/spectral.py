@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from engramlib.moments import check_sigma
 
@@ -36,7 +37,7 @@ class Spectrum:
     Raises:
         TypeError: Σ is no real tensor.
         ValueError: Σ is not square, finite and symmetric, or has a negative eigenvalue that rounding cannot explain.
-        torch.linalg.LinAlgError: the factorisation does not converge.
+        LinAlgError: the factorisation does not converge.
 
     Cost: about 9 d³ floating-point operations, 8 d² bytes. Source: Section 5 (numerics) of the paper; chapter 03.
 
@@ -96,13 +97,13 @@ class Spectrum:
 def _eigh(sigma: Tensor) -> tuple[Tensor, Tensor]:
     try:
         values, vectors = torch.linalg.eigh(sigma)
-    except torch.linalg.LinAlgError:  # one that a diagonal far below rounding's reach can take from the bad path
+    except LinAlgError:  # one that a diagonal far below rounding's reach can take from the bad path
         size = sigma.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
         nudge = torch.diag_embed((1e-15 * size).unsqueeze(-1).expand(sigma.shape[:-1]))
         try:
             values, vectors = torch.linalg.eigh((sigma + nudge).cpu())
-        except torch.linalg.LinAlgError as error:
-            raise torch.linalg.LinAlgError(
+        except LinAlgError as error:
+            raise LinAlgError(
                 f"the eigenvalues of Σ could not be found, in two attempts: {error}"
             ) from error
     return values.to(sigma.device), vectors.to(sigma.device)
@@ -205,8 +206,8 @@ def inverses(
     units = units_of(sigma, balance)
     work, constant = scaled(sigma, units), torch.ones_like(sigma[..., 0, 0]) if units is None else units[..., -1]
     if any(pivot.nothing_is_cut(lam, constant, max(rconds)) for pivot in pivots):
-        inverse = Inverse(scaled(torch.cholesky_inverse(torch.linalg.cholesky(work)), units), units)
-        yield from (inverse for _ in rconds)
+        whole = Inverse(scaled(torch.cholesky_inverse(torch.linalg.cholesky(work)), units), units)
+        yield from (whole for _ in rconds)
         return
     spectrum = Spectrum(work, rconds[0])
     pivots.append(Pivot(lam, constant, spectrum.all_values[..., 0], spectrum.all_values[..., -1]))

@@ -223,10 +223,10 @@ def layers_of(supported: dict[str, Layer], engram: Engram, moments: Moments, arg
     for name, (weight, bias) in engram.items():
         if name not in supported:
             raise ValueError(f"{argument}: there are no moments of its layer {name!r}, or the model has no such layer")
-        if weight.shape != supported[name].module.weight.shape:
+        if weight.shape != supported[name].weight.shape:
             raise ValueError(
                 f"{argument}: layer {name!r} has shape {tuple(weight.shape)}, the model's"
-                f" {tuple(supported[name].module.weight.shape)}; is this the engram of another model?"
+                f" {tuple(supported[name].weight.shape)}; is this the engram of another model?"
             )
         if (bias is not None) != is_absorbed(supported[name], moments[name]):
             raise ValueError(
