@@ -202,9 +202,8 @@ class Examples:
         tensors, widest = list(_tensors(self.batch)), self.widest()
         found: dict[tuple[int, Dims], None] = {}
         for dim in (0, 1) if self.dim is None else (self.dim,):
-            if n is not None:
-                count = n
-            else:
+            count = n or 0
+            if n is None:
                 if widest is None or widest.ndim <= dim or (dim and not is_sequence(widest)):
                     continue
                 count = int(widest.shape[dim])
