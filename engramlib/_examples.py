@@ -182,11 +182,10 @@ class Examples:
             self.asking = False
         if best is None or best[1] is None or (n is None and None in best[0]):
             return None  # nothing explains what happened, or an example changes the output of others
-        _, count, forms, dims = best
-        self.forms.update(forms)
+        self.forms.update(best[2])
         if n is None:
-            self.dim = dims[next(i for i, t in enumerate(_tensors(self.batch)) if t is self.widest())]
-        return count
+            self.dim = best[3][next(i for i, t in enumerate(_tensors(self.batch)) if t is self.widest())]
+        return best[1]
 
     def widest(self) -> Tensor | None:
         """The input with the most dimensions."""
