@@ -139,7 +139,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     experts.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
-    with _handed_back(model), ExitStack() as stack:
+    with handed_back(model), ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and there is no need to load it
@@ -152,7 +152,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _handed_back(model: nn.Module) -> Iterator[None]:
+def handed_back(model: nn.Module) -> Iterator[None]:
     """Restore, on leaving, all that a pass can change in a model: flags, hooks, buffers, tensors that it keeps."""
     states = [_State(part) for module in model.modules() for part in (module, *_views(module))]
     try:
