@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import types
 import weakref
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from engramlib.layers import overlap
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -33,10 +36,13 @@ def copied(model: Model) -> Model:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if any(part.device.type == "meta" for part in model.parameters()):
+        raise TypeError(f"the model has weights that are not in memory, so a copy of it would not run; {INSTEAD}")
     try:
         result = copy.deepcopy(model)
     except Exception as error:  # whatever an attribute of the user's raises
         raise TypeError(f"the model cannot be copied ({type(error).__name__}: {error}); {INSTEAD}") from error
+    _tie_again(model, result)
     originals = {id(part): part for part in (*model.modules(), *model.parameters(), *model.buffers())}
     for name, module in result.named_modules():
         for place, value in _own(module):
@@ -49,6 +55,30 @@ def copied(model: Model) -> Model:
     return result
 
 
+def _tie_again(model: nn.Module, result: nn.Module) -> None:
+    """Tensors that share memory in the model share it in its copy: ``deepcopy`` gives each parameter its own."""
+    groups: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for one, other in zip(_tensors(model), _tensors(result), strict=True):
+        groups.setdefault(one.untyped_storage().data_ptr(), []).append((one, other))
+    for pairs in groups.values():
+        if not any(overlap(a, b) for (a, _), (b, _) in itertools.combinations(pairs, 2)):
+            continue
+        storage = pairs[0][0].untyped_storage().clone()
+        for one, other in pairs:
+            shared = torch.empty(0, dtype=one.dtype, device=one.device)
+            other.data = shared.set_(storage, one.storage_offset(), one.shape, one.stride())
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers in memory, each once."""
+    found = (*model.parameters(), *model.buffers())
+    return [t for t in found if t.device.type != "meta" and t.layout == torch.strided]
+
+
+# Attributes that shadow a method of nn.Module are no part of what it computes, but for these (accelerate's `to`, say).
+_COMPUTES = ("forward", "_call_impl", "_wrapped_call_impl", "_slow_forward")
+
+
 def _own(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """What a module holds, with a name for it."""
     if isinstance(module, torch.jit.ScriptModule):
@@ -57,7 +87,7 @@ def _own(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, value in vars(module).items():
         if name in ("_parameters", "_buffers", "_modules"):
             yield from ((part, own) for part, own in value.items() if own is not None)
-        elif value:
+        elif value and (name in _COMPUTES or not hasattr(nn.Module, name)):
             yield name, value
 
 

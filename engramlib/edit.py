@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from engramlib._copies import copied as _copy
+from engramlib._copies import copied
 from engramlib.engram import Engram
 from engramlib.layers import Layer, check_editable, overlap, plain_names, supported_layers
 
@@ -75,7 +75,7 @@ def null_state(model: Model, engram: Engram, *, inplace: bool = False) -> Model:
     if inplace:
         _commit(targets, lambda: _zero(targets))
         return model
-    result = _copy(model)
+    result = copied(model)
     _zero(_targets(result, engram, warn=False))
     return result
 
@@ -152,7 +152,7 @@ def _shifted(model: Model, engram: Engram, alpha: float | Mapping[str, float], s
     if inplace:
         _commit(targets, lambda: _shift(targets, strengths))
         return model
-    result = _copy(model)
+    result = copied(model)
     _shift(_targets(result, engram, warn=False), strengths)
     return result
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engramlib._progress import track
 from engramlib.engram import Engram, LayerEngram
-from engramlib.layers import Layer, check_editable, supported_layers
+from engramlib.layers import Layer, check_editable, plain_key, supported_layers
 from engramlib.moments import Moments
 from engramlib.spectral import Spectrum, check_rcond
 
@@ -207,9 +207,10 @@ class Deltas:
     """ΔW = W − W0 as matrices, with W0 from a state dict, or zero."""
 
     def __init__(self, base: Mapping[str, Tensor] | nn.Module | None) -> None:
-        self.base = base.state_dict() if isinstance(base, nn.Module) else base
-        if self.base is not None and not isinstance(self.base, Mapping):
+        base = base.state_dict() if isinstance(base, nn.Module) else base
+        if base is not None and not isinstance(base, Mapping):
             raise TypeError(f"base: expected a state dict or a module, got {type(base).__name__}")
+        self.base = None if base is None else {plain_key(str(key)): value for key, value in base.items()}
 
     def of(self, layer: Layer, sigma: Tensor) -> Tensor:
         absorbed = is_absorbed(layer, sigma)
@@ -221,6 +222,8 @@ class Deltas:
 
     def get(self, layer: Layer, which: str) -> Tensor:
         key, own = layer.parameter_name(which), layer.stored(which)
+        if key not in self.base and f"module.{key}" in self.base:
+            key = f"module.{key}"  # of a DataParallel
         if key not in self.base:
             raise ValueError(f"base: has no entry {key!r}")
         if self.base[key].shape != own.shape:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import engramlib as el
+from tests.conftest import bits, same
 
 
 @pytest.fixture
@@ -174,3 +177,118 @@ def test_what_cannot_be_edited_is_refused(pair: tuple[nn.Sequential, el.Engram])
     for alpha in ("x", None, 1j, torch.ones(2)):
         with pytest.raises(ValueError, match="alpha"):
             el.ablate(model, engram, alpha)
+
+
+# ------------------------------------------------------------------------------------------- one memory, two names
+
+
+def _data(a: nn.Linear, b: nn.Linear) -> None:
+    b.weight.data = a.weight.data
+
+
+def _transpose(a: nn.Linear, b: nn.Linear) -> None:
+    b.weight = nn.Parameter(a.weight.data.T)
+
+
+def _view(a: nn.Linear, b: nn.Linear) -> None:
+    b.weight = nn.Parameter(a.weight.data.view(-1)[: b.weight.numel()].view_as(b.weight))
+
+
+def _same(a: nn.Linear, b: nn.Linear) -> None:
+    b.weight = a.weight
+
+
+@pytest.mark.parametrize("tie", [_data, _transpose, _view, _same], ids=lambda f: f.__name__.strip("_"))
+def test_ties_are_seen_in_memory(tie: Callable[[nn.Linear, nn.Linear], None]) -> None:
+    """Two edits of one memory would add up: refused. An edit of one layer that reaches another is said."""
+    model, x = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)), torch.randn(30, 4)
+    tie(*model)
+    engram = el.extract(model, el.collect(model, [x[:9]]), el.collect(model, [x[9:]]))
+    before = bits(model)
+    with pytest.raises(ValueError, match="'0' and '1' share one weight"):
+        el.ablate(model, engram, inplace=True)
+    assert same(bits(model), before)
+    with pytest.warns(UserWarning, match="'0' shares its weight with 1"):
+        edited = el.ablate(model, engram.select(["0"]))
+    assert not torch.equal(edited[1].weight, model[1].weight)  # it does reach further
+    with pytest.warns(UserWarning, match="'0' shares"), el.edited(model, engram.select(["0"])):
+        pass
+    assert same(bits(model), before)
+
+
+def test_an_output_layer_tied_by_data_is_left_out_too() -> None:
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False))
+    model[2].weight.data = model[0].weight.data
+    assert list(el.collect(model, [torch.arange(7)])) == ["1"]
+
+
+def test_neighbours_in_one_storage_are_not_tied() -> None:
+    """Weights that are slices of one buffer (a flat checkpoint, an attention's q, k and v) do not overlap."""
+    flat = torch.randn(32)
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    for number, layer in enumerate(model):
+        layer.weight.data = flat[16 * number : 16 * (number + 1)].view(4, 4)
+    x = torch.randn(30, 4)
+    engram = el.extract(model, el.collect(model, [x[:9]]), el.collect(model, [x[9:]]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        el.ablate(model, engram)
+
+
+# ---------------------------------------------------------------------------------------------------- all or nothing
+
+
+def test_a_failed_edit_in_place_changes_nothing(monkeypatch: pytest.MonkeyPatch, mlp: nn.Sequential) -> None:
+    x = torch.randn(60, 6)
+    engram = el.extract(mlp, el.collect(mlp, [x[:20]]), el.collect(mlp, [x[20:]]))
+    before, copies = bits(mlp), 0
+
+    def interrupted(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+        nonlocal copies
+        copies += 1
+        if copies == 3:
+            raise KeyboardInterrupt
+        return torch.float64
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "promote_types", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            el.ablate(mlp, engram, inplace=True)
+    assert copies == 3 and same(bits(mlp), before)
+    with pytest.raises(ZeroDivisionError):
+        el.sweep(mlp, engram, [0.5, 1.0], lambda model: 1 / 0)
+    assert same(bits(mlp), before)
+
+
+def test_an_edit_out_of_range_is_refused(mlp: nn.Sequential) -> None:
+    half, before = mlp.half(), bits(mlp.half())
+    engram = el.Engram({"0": (torch.ones(8, 6), None)})
+    with pytest.raises(ValueError, match=r"alpha.*layer '0'.*float16"):
+        el.ablate(half, engram, 1e6, inplace=True)
+    assert same(bits(half), before)
+
+
+def test_a_sweep_is_the_copies_that_it_saves(mlp: nn.Sequential) -> None:
+    x = torch.randn(60, 6)
+    engram = el.extract(mlp, el.collect(mlp, [x[:20]]), el.collect(mlp, [x[20:]]))
+    alphas = [0.0, 0.3, 1.0, -2.0, {"0": 1.0, "2": 0.0, "4": 2.0}]
+    before = bits(mlp)
+    found = el.sweep(mlp, engram, alphas, lambda model: model(x).detach())
+    assert same(bits(mlp), before)
+    for alpha, output in zip(alphas, found, strict=True):
+        assert torch.equal(output, el.ablate(mlp, engram, alpha)(x))
+    with pytest.raises(ValueError, match="alpha"):
+        el.sweep(mlp, engram, [1.0, float("nan")], lambda model: pytest.fail("measured before all were checked"))
+    with pytest.raises(TypeError, match="measure"):
+        el.sweep(mlp, engram, [1.0], "loss")
+
+
+def test_weights_that_cannot_be_written_are_named() -> None:
+    with torch.inference_mode():
+        model = nn.Linear(4, 3)
+    with pytest.raises(TypeError, match="inference_mode"):
+        el.ablate(model, el.Engram({"": (torch.ones(3, 4), None)}), inplace=True)
+    model = nn.Linear(4, 3)
+    model.weight = nn.Parameter(torch.zeros(1, 4).expand(3, 4))
+    with pytest.raises(TypeError, match="expanded"):
+        el.collect(model, [torch.ones(2, 4)])

@@ -17,9 +17,8 @@ from engramlib.layers import Layer, refuse_routed, supported_layers
 from engramlib.moments import Moments
 
 # `collect` the function hides the module of that name in the package, so the helpers are imported from the module.
-from engramlib.running import Batch, Selector, as_batches, call_model, evaluating, labels_of, to_device
-
-Forward = Callable[[nn.Module, Batch], Any]
+from engramlib.running import Batch, Forward, Selector, as_batches, evaluating, labels_of, to_device
+from engramlib.running import run as run_model
 
 CRITERIA = ("sufficiency", "necessity", "reactivation", "specificity")
 
@@ -391,7 +390,7 @@ def _watching(
 
     def run(batch: Batch, mask: Tensor | None) -> tuple[Tensor, dict[str, list[Tensor]]]:
         seen.update({name: [] for name in layers})
-        output = output_of((forward or call_model)(model, batch))
+        output = output_of(run_model(model, batch, forward))
         if readout is not None:
             output = readout(output)
         unread = [name for name, tensors in seen.items() if not tensors]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engramlib.analysis.criteria import Forward, output_of
+from engramlib.analysis.criteria import output_of
 from engramlib.analysis.cuts import effective_rank
 from engramlib.engram import Engram, LayerEngram
 from engramlib.layers import Conv2dKind, Layer, find_layers, refuse_routed
-from engramlib.running import Batch, as_batches, call_model, evaluating, to_device
+from engramlib.running import Batch, Forward, as_batches, evaluating, run, to_device
 
 Factors = dict[str, Tensor]
 
@@ -195,7 +195,7 @@ def loss_gradient(
         with _evaluating(model), torch.enable_grad():
             for batch in as_batches(batches):
                 batch, seen = to_device(batch, device), seen + 1
-                value = loss(output_of((forward or call_model)(model, batch)), batch)
+                value = loss(output_of(run(model, batch, forward)), batch)
                 if not isinstance(value, Tensor) or value.ndim:
                     raise ValueError(f"loss: expected a scalar tensor, got {getattr(value, 'shape', value)!r}")
                 found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
@@ -323,7 +323,7 @@ def _backward_passes(
                 seen += 1
                 for store in (inputs, outputs):
                     store.update({name: [] for name in layers})
-                f = output_of((forward or call_model)(model, to_device(batch, device)))
+                f = output_of(run(model, to_device(batch, device), forward))
                 missing = [name for name in layers if not outputs[name]]
                 if missing:
                     raise ValueError(f"the forward pass never called layer {missing[0]!r}; leave it out with `layers`")
