@@ -44,7 +44,7 @@ def _process() -> State:
     return {
         "torch's random state": _bits(torch.get_rng_state()),
         "Python's random state": hash(random.getstate()),
-        "numpy's random state": numpy and repr(numpy.random.get_state()),
+        "numpy's random state": numpy and hash(numpy.random.get_state()[1].tobytes()),
         "gradients": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
@@ -52,6 +52,8 @@ def _process() -> State:
         "matmul precision": torch.get_float32_matmul_precision(),
         "default dtype": torch.get_default_dtype(),
         "compiler's stance": repr(eval_frame._stance),
+        "torch function modes": torch._C._len_torch_function_stack(),
+        "torch dispatch modes": torch._C._len_torch_dispatch_stack(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 
