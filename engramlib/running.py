@@ -138,6 +138,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     with _handed_back(model), ExitStack() as stack:
+        # Leaving no_grad goes through torch's function modes, so Ctrl-C inside ours would leave gradients off.
+        stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and there is no need to load it
