@@ -41,7 +41,7 @@ def outcome(row: Row, folder: Path) -> tuple[str, list[str]]:
     ours = [w for w in caught if issubclass(w.category, UserWarning) and "engramlib" in w.filename]
     if row.must.warns is None and ours:
         wrong.append(f"warned: {said}")
-    if row.must.warns is not None and not any(re.search(row.must.warns, text) for text in said):
+    if row.must.warns and not any(re.search(row.must.warns, text) for text in said):
         wrong.append(f"no warning matches {row.must.warns!r}: {said}")
     if not row.must.check(result, scene):
         wrong.append(f"not so: {row.must.words}")

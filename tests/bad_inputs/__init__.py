@@ -33,7 +33,7 @@ class Gives:
 
     words: str
     check: Callable[[Any, Scene], Any]
-    warns: str | None = None  # an expression that a warning's message matches; None = no warning
+    warns: str | None = None  # an expression that a warning's message matches; None = no warning, "" = as it likes
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ ROWS = [
     Row("collect", "a broken expression for layers", lambda s: el.collect(s.model, [s.x], layers="(0"), Raises(ValueError, "layers", "regular expression")),
     Row("collect", "an empty list of layers", lambda s: el.collect(s.model, [s.x], layers=[]), Raises(ValueError, "layers", "leave it out")),
     Row("collect", "numbers for layers", lambda s: el.collect(s.model, [s.x], layers=[0]), Raises(TypeError, "layers", "names")),
-    Row("collect", "one number for layers", lambda s: el.collect(s.model, [s.x], layers=3), Raises(TypeError, "layers", "names|expected"), fault="Python's own error"),
+    Row("collect", "one number for layers", lambda s: el.collect(s.model, [s.x], layers=3), Raises(TypeError, "layers", "names|expected")),
     Row("collect", "rows that are no function", lambda s: el.collect(s.model, [s.x], rows=[True]), Raises(TypeError, "rows", "function")),
     Row("collect", "a mask of the wrong length", lambda s: el.collect(s.model, [s.x], rows=lambda b: torch.ones(7).bool()), Raises(ValueError, "'0'", "one value per example")),
     Row("collect", "a mask that is longer than the batch", lambda s: el.collect(s.model, [s.x], rows=lambda b: torch.ones(80).bool()), Raises(ValueError, "'0'", "one value per example")),
@@ -126,7 +126,7 @@ ROWS = [
     Row("collect", "another word for bias", lambda s: el.collect(s.model, [s.x], bias="no"), Raises(ValueError, "bias", '"absorb" or "keep"')),
     Row("collect", "sums in half precision", lambda s: el.collect(s.model, [s.x], dtype=torch.float16), Raises(ValueError, "dtype", "float64 or torch.float32")),
     Row("collect", "a device that is not there", lambda s: el.collect(s.model, [s.x], device="xpu:9"), Raises(ValueError, "device", "xpu:9")),
-    Row("collect", "sums on device meta", lambda s: el.collect(s.model, [s.x], device="meta"), Raises((TypeError, ValueError), "device", "meta"), fault="torch's own error"),
+    Row("collect", "sums on device meta", lambda s: el.collect(s.model, [s.x], device="meta"), Raises((TypeError, ValueError), "device", "meta")),
     # concepts
     Row("collect_by_concept", "concepts that are no function", lambda s: el.collect_by_concept(s.model, [(s.x, s.y)], s.y), Raises(TypeError, "concepts", "lambda batch")),
     Row("collect_by_concept", "concepts that are floats", lambda s: el.collect_by_concept(s.model, [s.x], lambda b: b[:, 0]), Raises(ValueError, "concepts", "integers")),
@@ -136,7 +136,7 @@ ROWS = [
     Row("collect_by_concept", "a mask that does not fit the concepts", lambda s: el.collect_by_concept(s.model, [(s.x, s.y)], lambda b: b[1], rows=lambda b: torch.ones(3).bool()), Raises(ValueError, "rows and concepts", "shape")),
     Row("collect_by_concept", "one concept only", lambda s: el.collect_by_concept(s.model, [s.x], lambda b: torch.zeros(len(b)).long()), Gives("a dict with that one", lambda r, s: list(r) == [0] and like(s, r[0]))),
     Row("collect_by_concept", "a batch without examples", lambda s: el.collect_by_concept(s.model, [(s.x[:0], s.y[:0])], lambda b: b[1]), Raises(ValueError, "concepts", "no example belongs")),
-    Row("collect_by_concept", "sequence-first data, as many tokens as examples", lambda s: el.collect_by_concept(s.model, [torch.ones(4, 4, 8)], lambda b: torch.arange(4)), Raises(ValueError, "layer", "batch_first|sequence|ambiguous|first"), sequence_first, fault="labels lie over tokens (kind 3 of the issue)"),
+    Row("collect_by_concept", "sequence-first data, as many tokens as examples", lambda s: (el.collect_by_concept(s.model, [s.x.repeat(1, 2)[:16, :8].reshape(4, 4, 8)], lambda b: torch.arange(4))), Gives("each concept as if it came alone, or refused", lambda r, s: all(torch.allclose(r[c]["linear1"], el.collect(s.model, [s.x.repeat(1, 2)[:16, :8].reshape(4, 4, 8)[:, c : c + 1]])["linear1"], rtol=1e-4) for c in range(4))), sequence_first, fault="labels lie over tokens (kind 3 of the issue)"),
 ]  # fmt: skip
 
 
