@@ -96,7 +96,7 @@ def calling_projections(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _end(running: list[nn.Module], module: nn.Module) -> None:
+def _end(running: list[nn.MultiheadAttention], module: nn.Module) -> None:
     if running and running[-1] is module:
         running.pop()
 

@@ -34,12 +34,12 @@ def check_reading(layer: Layer, x: Tensor, output: object) -> None:
         x, output = x[:1], output[:1]
     if not x.numel() or not (x.isfinite().all() and output.isfinite().all()):
         return  # nothing to see, or an error of its own
-    dtype = torch.promote_types(module.weight.dtype, torch.float32)
+    dtype = torch.promote_types(layer.weight.dtype, torch.float32)
     columns = kind.columns(module, x).to(dtype)
-    weight = kind.matrix(module, module.weight.detach()).to(dtype)
+    weight = kind.matrix(module, layer.weight.detach()).to(dtype)
     z = (columns.unsqueeze(-2) @ weight.mT).squeeze(-2) if weight.ndim == 3 else columns @ weight.mT
-    if layer.has_bias:
-        z = z + module.bias.detach().to(dtype).reshape(weight.shape[:-1])
+    if layer.has_bias and layer.bias is not None:
+        z = z + layer.bias.detach().to(dtype).reshape(weight.shape[:-1])
     try:
         ours = kind.outputs(module, z, x, output.shape)
     except RuntimeError:
@@ -57,7 +57,7 @@ def check_reading(layer: Layer, x: Tensor, output: object) -> None:
 
 
 def _tolerance(layer: Layer, x: Tensor, output: Tensor) -> float:
-    coarse = max((_TOLERANCE.get(t.dtype, 3e-2) for t in (layer.module.weight, x, output)), default=3e-2)
+    coarse = max((_TOLERANCE.get(t.dtype, 3e-2) for t in (layer.weight, x, output)), default=3e-2)
     return max(coarse, 1e-2) if x.device.type == "cuda" else coarse  # TF32
 
 

@@ -87,7 +87,7 @@ def _own(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, value in vars(module).items():
         if name in ("_parameters", "_buffers", "_modules"):
             yield from ((part, own) for part, own in value.items() if own is not None)
-        elif value and (name in _COMPUTES or not hasattr(nn.Module, name)):
+        elif value is not None and (name in _COMPUTES or not hasattr(nn.Module, name)):
             yield name, value
 
 

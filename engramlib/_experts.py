@@ -78,6 +78,7 @@ def _layout(module: nn.Module) -> tuple[str, bool] | None:
     if first is None or second is None or second.ndim != 3 or len(_arguments(module)) != 3:
         return None
     up = module._parameters[first]
+    assert up is not None  # it was found above
     if up.ndim != 3 or len(up) != len(second):
         return None
     gated = first == "gate_up_proj"
@@ -104,7 +105,7 @@ def experts(module: nn.Module) -> tuple[Expert, ...]:
         found = []
         if layout is not None:
             first, transposed = layout
-            for number in range(len(module._parameters[first])):
+            for number in range(len(getattr(module, first))):
                 found += [Expert(module, part, number, transposed) for part in (first, _SECOND)]
         _KNOWN[module] = tuple(found)
     return _KNOWN[module]
@@ -137,7 +138,8 @@ class _Steps:
     """The forward pass of fused experts, one expert at a time."""
 
     def __init__(self, module: nn.Module, own: Callable[..., Tensor]) -> None:
-        self.module, self.own, self.checked = module, own, False
+        self.module: Any = module
+        self.own, self.checked = own, False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         parts = experts(self.module)

@@ -2,54 +2,116 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: moments say what they are of
+READS = ("1", "2")
 
 
 def save(path: str | os.PathLike[str], kind: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write ``tensors`` and ``header`` to ``path``. The old file survives until the new one is complete."""
+    """Write ``tensors`` and ``header`` to ``path``. The old file survives until the new one is complete.
+
+    Raises ``OSError`` (disk full, no permission, ``path`` is a directory); no temporary file stays then.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # of a link, what it points to is replaced
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory: give a file name")
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"kind": kind, "version": str(FORMAT_VERSION), "header": json.dumps(header)}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
     try:
+        os.close(handle)
         # Copies, because safetensors refuses tensors that share memory, such as two views of one.
         save_file({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}, temporary, metadata)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
+        with contextlib.suppress(OSError):  # some network and FUSE file systems refuse chmod
+            os.chmod(temporary, _mode(path))  # mkstemp makes files that only their owner can read
+        _flush(temporary)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, SafetensorError):
+            raise OSError(f"{path} could not be written: {error}") from error
         raise
 
 
 def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save` wrote. Raises ``FileNotFoundError``, or ``ValueError`` for a damaged or foreign file."""
-    from safetensors import SafetensorError, safe_open
+    """Read what :func:`save` wrote, as copies: tensors of safetensors are the file itself, mapped into memory.
+
+    Raises ``FileNotFoundError``, ``PermissionError``, or ``ValueError`` for a damaged or foreign file.
+    """
+    from safetensors import safe_open
 
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory, not a file")
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
-    try:
+    with path.open("rb"):  # a file that may not be read is not a damaged one
+        pass
+    with damaged(path, "or not a safetensors file"):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-        header = json.loads(metadata.get("header", "null"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
-    if metadata.get("kind") != kind or not isinstance(header, dict):
-        raise ValueError(f"{path} holds {metadata.get('kind', 'something else')!r}, not {kind!r}")
-    if metadata.get("version") != str(FORMAT_VERSION):
-        raise ValueError(f"{path} has format version {metadata.get('version')}, this engramlib reads {FORMAT_VERSION}")
-    return tensors, header
+            found, version = metadata.get("kind", "something else"), metadata.get("version")
+            if found == kind and version in READS:
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118, it is no dict
+        if found == kind and version in READS:
+            header = json.loads(metadata["header"], object_pairs_hook=_once)
+            if not isinstance(header, dict):
+                raise ValueError("its header is no dict")
+            if not all(tensor.is_floating_point() for tensor in tensors.values()):
+                raise ValueError("it has tensors that are no floating-point numbers")
+            return tensors, header
+    if found != kind:
+        raise ValueError(f"{path} holds {found!r}, not {kind!r}")
+    raise ValueError(f"{path} has format version {version}, this engramlib reads {' and '.join(READS)}")
+
+
+@contextlib.contextmanager
+def damaged(path: str | os.PathLike[str], otherwise: str = "") -> Iterator[None]:
+    """Whatever goes wrong while the contents of a file are made sense of is a ``ValueError`` that names the file."""
+    try:
+        yield
+    except Exception as error:  # a file from elsewhere can provoke anything: a KeyError, a MemoryError, ...
+        raise ValueError(f"{os.fspath(path)} is damaged {otherwise}: {error}".replace(" :", ":")) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("its header has one name twice")
+    return found
+
+
+def _mode(path: Path) -> int:
+    """The permissions that the file has, or that a new one would have."""
+    with contextlib.suppress(OSError):
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _flush(path: str) -> None:
+    """To the disk, so that a power cut after the replacement finds the new file complete."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system without it
+            raise
+    finally:
+        os.close(handle)

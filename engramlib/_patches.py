@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def worth_it(
-    channels: int, images: int, outputs: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int]
+    channels: int, images: int, outputs: tuple[int, ...], kernel: tuple[int, ...], dilation: tuple[int, ...]
 ) -> bool:
     """Whether the correlations are faster (measured): products wide enough, an inside larger than its border, and so
     many patches that it matters little that the correlations write Σ several times over."""
@@ -23,7 +23,7 @@ def worth_it(
     return inside and channels >= 32 and images * outputs[0] * outputs[1] >= max(1024, 2**17 // channels)
 
 
-def patches(x: Tensor, kernel: tuple[int, int], dilation: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+def patches(x: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     """The patches of padded images, (d, n, positions): what unfold gives, with the patches side by side.
 
     That layout is one copy of a strided view, and a product reads it as it is.
@@ -36,7 +36,7 @@ def patches(x: Tensor, kernel: tuple[int, int], dilation: tuple[int, int], strid
     return view.contiguous().view(c * kh * kw, n, out_h * out_w)
 
 
-def patch_moments(x: Tensor, kernel: tuple[int, int], dilation: tuple[int, int], ones: bool) -> Tensor:
+def patch_moments(x: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...], ones: bool) -> Tensor:
     """Σ over all patches of ``x``, exactly what unfolding and multiplying gives, for stride 1.
 
     Args:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from engramlib._checking import check_reading
+from engramlib._examples import Examples, lead_of, watch
 from engramlib._products import add_outer, full_precision, mirror, works_at
 from engramlib._progress import length, track
 from engramlib.layers import Layer, find_layers
-from engramlib.moments import Moments
+from engramlib.moments import Identity, Moments
 from engramlib.running import Batch, Selector, as_batches, device_of, evaluating, labels_of, to_device
 from engramlib.running import run as run_model
 
@@ -34,6 +35,7 @@ def collect(
     bias: str = "absorb",
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
+    examples: int | None = None,
 ) -> Moments:
     """Second moments Σ = Σᵢ xᵢ xᵢᵀ of the inputs of each layer, from one forward pass without gradients.
 
@@ -59,13 +61,18 @@ def collect(
         dtype: of the sums. float64 decides the answer when Σ is ill-conditioned; float32 is for memory.
         device: where the sums are kept. None = where each layer is. ``"cpu"`` leaves a GPU's memory to the model:
             products are still made on the GPU, of d columns at a time, and added up elsewhere.
+        examples: for ``rows`` and concepts: the dimension of the model's inputs that holds the example, 1 where they
+            are (tokens, batch, d). None = found: by the shapes, and where those leave a choice (as many tokens as
+            examples, a multiple) by running the model on that batch again with an example replaced; where nothing
+            tells the two apart, 0.
 
     Returns:
         Moments: one Σ per layer, shape (d, d), shared by layers that read the same tensor.
 
     Raises:
         ValueError: no batches, no rows chosen, a mask of the wrong length, NaN or infinite activations (names the
-            layer), layers that match nothing or that the forward pass never reached.
+            layer), layers that match nothing or that the forward pass never reached, rows or concepts of which it is
+            not clear where they belong in what a layer reads.
         TypeError: a batch of an unknown type, or a layer that cannot be edited (quantised, parametrized, a norm
             without weights).
 
@@ -79,7 +86,7 @@ def collect(
         >>> torch.allclose(moments[""], (x.double().T @ x.double())), moments.count[""]
         (True, 10)
     """
-    sums = _run(model, batches, layers, rows, None, forward, bias, dtype, device)
+    sums = _run(model, batches, layers, rows, None, forward, bias, dtype, device, examples)
     return sums[None]
 
 
@@ -94,13 +101,14 @@ def collect_by_concept(
     bias: str = "absorb",
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
+    examples: int | None = None,
 ) -> dict[int, Moments]:
     """Second moments of many concepts at once: one pass for all of them.
 
     Args:
         concepts: ``concepts(batch)`` is one integer per example ``(batch,)`` or token ``(batch, tokens)``; a negative
             number belongs to no concept and is skipped. For labelled batches: ``lambda batch: batch[1]``.
-        model, batches, layers, rows, forward, bias, dtype, device: as in :func:`collect`.
+        model, batches, layers, rows, forward, bias, dtype, device, examples: as in :func:`collect`.
 
     Returns:
         dict: concept -> Moments, in increasing order of the concept. Only concepts that occur are there.
@@ -119,7 +127,7 @@ def collect_by_concept(
     """
     if not callable(concepts):
         raise TypeError("concepts: expected a function of a batch, for instance `lambda batch: batch[1]`")
-    sums = _run(model, batches, layers, rows, concepts, forward, bias, dtype, device)
+    sums = _run(model, batches, layers, rows, concepts, forward, bias, dtype, device, examples)
     return {concept: sums[concept] for concept in sorted(sums)}
 
 
@@ -133,6 +141,7 @@ def _run(
     bias: str,
     dtype: torch.dtype,
     home: str | torch.device | None,
+    examples: int | None,
 ) -> dict[Hashable, Moments]:
     if bias not in ("absorb", "keep"):
         raise ValueError(f'bias: expected "absorb" or "keep", got {bias!r}')
@@ -145,15 +154,21 @@ def _run(
     batches = as_batches(batches)
     device = device_of(model)
     recorder = _Recorder(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home))
+    recorder.examples = Examples(model, chosen, forward, examples)
     seen = 0
     with evaluating(model), _listening(recorder), torch.no_grad():
         total = length(batches)
         for batch in track(batches, desc="collecting moments", total=total):
             batch = to_device(batch, device)
             recorder.begin(labels_of(batch, rows, concepts, device))
+            recorder.examples.begin(batch)
             run_model(model, batch, forward)
             with full_precision():
                 recorder.end()
+            if recorder.waiting:
+                recorder.examples.ask(len(recorder.labels))
+                with full_precision():
+                    recorder.end()
             seen += 1
     if not seen:
         raise ValueError("batches: there were none (an empty list, or a generator that was already used up?)")
@@ -281,6 +296,8 @@ class _Recorder:
         self.asked = home
         self.sums: dict[str, _Sum] = {}
         self.labels: Tensor | None = None
+        self.examples: Examples | None = None  # finds where the labels belong
+        self.waiting: list[tuple[_Sum, Layer, Tensor, Any]] = []  # what was read before that was known
         self.checked: set[str] = set()
         self.finite: list[tuple[str, Tensor]] = []  # did each layer read finite numbers in this pass?
         self.fresh: list[tuple[_Arrival, _Sum]] = []  # first readings in this pass, where another layer may join
@@ -293,6 +310,8 @@ class _Recorder:
         reading = (layer.kind.reading(layer.module), absorbed)
 
         def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self.examples.asking:
+                return
             x = _input(layer, args, kwargs)
             with full_precision():  # also where the user's forward pass runs in autocast
                 if layer.kind.routed:  # its tokens were copied for it alone: nothing to share
@@ -351,6 +370,7 @@ class _Recorder:
         running.open = None
         if arrival.names != running.members:
             rest = running.split(running.members - arrival.names)
+            self.waiting += [(rest, *what) for owner, *what in self.waiting if owner is running]
             for name in rest.members:
                 self.sums[name] = rest
         self.add(running, self.layers[arrival.first], arrival.copy)
@@ -359,6 +379,11 @@ class _Recorder:
         self.fresh.clear()
         for running in set(self.sums.values()):
             self.close(running, force=True)
+        if self.waiting and not self.examples.asked:
+            return
+        waiting, self.waiting = self.waiting, []
+        for what in waiting:
+            self.add(*what)
         if self.finite:
             device = self.finite[0][1].device
             flags = torch.stack([flag.to(device) for _, flag in self.finite]).tolist()
@@ -371,7 +396,11 @@ class _Recorder:
         base = layer.kind.example_ndim(layer.module)
         if x.ndim == (base or 1):
             x = x.unsqueeze(0)
-        for concept, chosen in self.choose(layer, x, routed):
+        laid = self.laid(layer, x, routed)
+        if laid is None:  # the model has to be asked first, when this pass is over; it may overwrite x
+            self.waiting.append((running, layer, x.clone(), routed))
+            return
+        for concept, chosen in self.choose(x, *laid):
             if len(chosen) == 0:
                 continue
             # A sum is finite only if all its terms are. Looked at once per batch: on a GPU every look is a wait.
@@ -396,35 +425,33 @@ class _Recorder:
             running.count[concept] += found[1]
         return True
 
-    def choose(self, layer: Layer, x: Tensor, routed: tuple[Tensor, int] | None) -> Iterator[tuple[Hashable, Tensor]]:
-        """Split the input of a layer by concept, along its examples or tokens.
+    def laid(self, layer: Layer, x: Tensor, routed: tuple[Tensor, int] | None) -> tuple[Tensor | None, int] | None:
+        """The labels of the first dimensions of ``x``, as one list, and of how many; None = not known yet.
 
         ``routed``: ``x`` is some of the tokens; which of the batch's, and how many there are in all.
         """
         labels = self.labels
         if labels is None:
+            return None, 0
+        key, base, _ = watch(layer)
+        if routed is None:
+            return self.examples.lay(key, x.shape, lead_of(x, base), labels)
+        places, total = routed
+        if labels.ndim != 2 or labels.numel() != total:
+            raise ValueError(
+                f"layer {layer.name!r} reads some of {total} tokens, which rows or concepts of shape"
+                f" {tuple(labels.shape)} do not tell apart: give one value per token of the batch"
+            )
+        laid = self.examples.lay(key, torch.Size((total, x.shape[-1])), (total,), labels)
+        return laid and (laid[0].to(places.device)[places], 1)
+
+    @staticmethod
+    def choose(x: Tensor, labels: Tensor | None, dims: int) -> Iterator[tuple[Hashable, Tensor]]:
+        """Split the input of a layer by concept: ``labels`` are those of its first ``dims`` dimensions."""
+        if labels is None:
             yield None, x
             return
-        if routed is not None:
-            places, total = routed
-            if labels.ndim != 2 or labels.numel() != total:
-                raise ValueError(
-                    f"layer {layer.name!r} reads some of {total} tokens, which rows or concepts of shape"
-                    f" {tuple(labels.shape)} do not tell apart: give one value per token of the batch"
-                )
-            labels = labels.flatten().to(places.device)[places].unsqueeze(1)
-        tokens = layer.kind.example_ndim(layer.module) is None  # an image has no tokens to choose from
-        if tokens and labels.ndim == 2 and x.ndim > 3 and _lengths(x.shape[:-1]) == _lengths(labels.shape):
-            x = x.reshape(*labels.shape, -1)  # (batch, 1, tokens, d), what DeepSeek's attention makes of its heads
-        if labels.shape == x.shape[: labels.ndim] and x.ndim > labels.ndim and (tokens or labels.ndim == 1):
-            x = x.flatten(0, labels.ndim - 1)
-        elif labels.numel() != len(x) or labels.ndim == 1:
-            raise ValueError(
-                f"layer {layer.name!r} reads an input of shape {tuple(x.shape)}, which does not fit rows or concepts of"
-                f" shape {tuple(labels.shape)}: give one value per example or per token of the batch (if it is an"
-                " expert that is a module of its own, nothing says which tokens it got: choose other layers)"
-            )
-        labels = labels.flatten().to(x.device)
+        x, labels = x.flatten(0, dims - 1), labels.to(x.device)
         order = labels.argsort(stable=True)
         concepts, sizes = labels.unique(return_counts=True)
         for concept, index in zip(concepts.tolist(), order.split(sizes.tolist()), strict=True):
@@ -452,10 +479,16 @@ class _Recorder:
             for concept in concepts - running.sigma.keys():
                 running.sigma[concept] = self.zeros(self.layers[name], self.layers[name].module.weight.device)
                 running.count[concept] = 0
+        identity = {
+            name: Identity.of(layer.module, layer.kind.reading(layer.module), self.sums[name].absorbed)
+            for name, layer in self.layers.items()
+            if name in names
+        }
         result = {
             concept: Moments(
                 {name: self.sums[name].sigma[concept] for name in names},
                 {name: self.sums[name].count[concept] for name in names},
+                identity,
             )
             for concept in concepts
         }
@@ -501,7 +534,3 @@ def _pieces(layer: Layer, x: Tensor, sigma: Tensor) -> Iterator[Tensor]:
         else:
             columns = columns.flatten(0, -2)
         yield from columns.split(max(1, _PIECE_BYTES // (columns.shape[-1] * sigma.element_size())), dim=-2)
-
-
-def _lengths(shape: tuple[int, ...]) -> list[int]:
-    return [n for n in shape if n != 1]

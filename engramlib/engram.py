@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Real
@@ -27,13 +28,20 @@ class Engram(Mapping[str, LayerEngram]):
     """The weights that carry one memory: for each layer a ``weight`` of the layer's own shape and a ``bias`` (or None).
 
     An engram is a vector. ``a + b``, ``a - b``, ``-a``, ``0.6 * a``, ``a / 2`` and ``sum([a, b])`` work layer by
-    layer; a layer that only one of two engrams has counts as zero in the other. Engrams cut from the same state of a
-    model by :func:`engramlib.extract_all` compose: subtracting their sum erases all their concepts (Eq. 7).
+    layer; a layer that only one of two engrams has counts as zero in the other, and so does a bias that only one of
+    them has (the other left biases alone). Engrams cut from the same state of a model by
+    :func:`engramlib.extract_all` compose: subtracting their sum erases all their concepts (Eq. 7). A result of
+    arithmetic shares no memory with what went in; :meth:`select` and :meth:`to` copy nothing that they need not.
 
     Args:
         layers: layer name -> :class:`LayerEngram`, or a pair (weight, bias).
         norms: layer name -> ‖W‖, the Frobenius norm of the model's weight when the engram was extracted; needed by
             :meth:`relative_norms`.
+
+    Raises:
+        TypeError: an entry that is no pair of tensors; in arithmetic, a factor that is no number (or a bool).
+        ValueError: a norm that is negative or not finite; in arithmetic, a factor that is not finite, or layers of
+            different shapes.
 
     Source: Eqs. 3, 4, 6-8; chapters 00 and 04.
 
@@ -57,6 +65,9 @@ class Engram(Mapping[str, LayerEngram]):
                 raise TypeError(f"layer {name!r}: expected a pair (weight, bias or None) of tensors")
             self._layers[name] = LayerEngram(*entry)
         self.norms: dict[str, float] = {name: float(norms[name]) for name in self._layers if norms and name in norms}
+        for name, norm in self.norms.items():
+            if not 0 <= norm < math.inf:
+                raise ValueError(f"layer {name!r}: expected the norm of a weight, got {norm}")
 
     def __getitem__(self, name: str) -> LayerEngram:
         try:
@@ -94,14 +105,20 @@ class Engram(Mapping[str, LayerEngram]):
         )
 
     def __mul__(self, factor: float) -> Engram:
-        if not isinstance(factor, Real) and not (isinstance(factor, Tensor) and factor.ndim == 0):
+        if not _is_number(factor):
             return NotImplemented
-        return self._map(lambda _, tensor: tensor * float(factor))
+        number = _finite("factor", factor)
+        return self._map(lambda _, tensor: tensor * number)
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Engram:
-        return self * (1.0 / divisor) if isinstance(divisor, Real) else NotImplemented
+        if not _is_number(divisor):
+            return NotImplemented
+        number = _finite("divisor", divisor)
+        if number == 0:
+            raise ZeroDivisionError("an engram divided by zero")
+        return self._map(lambda _, tensor: tensor / number)
 
     def __neg__(self) -> Engram:
         return self * -1
@@ -109,14 +126,17 @@ class Engram(Mapping[str, LayerEngram]):
     def __add__(self, other: Engram) -> Engram:
         if not isinstance(other, Engram):
             return NotImplemented
-        layers = {name: self._layers.get(name) or other[name] for name in (*self, *(n for n in other if n not in self))}
-        for name in self:
-            if name in other:
-                layers[name] = LayerEngram(*(_plus(name, a, b) for a, b in zip(self[name], other[name], strict=True)))
+        nothing = LayerEngram(None, None)  # type: ignore[arg-type]
+        layers = {}
+        for name in (*self, *(n for n in other if n not in self)):
+            mine, theirs = self._layers.get(name, nothing), other._layers.get(name, nothing)
+            layers[name] = LayerEngram(*(_plus(name, a, b) for a, b in zip(mine, theirs, strict=True)))
         return Engram(layers, {**other.norms, **self.norms})
 
     def __radd__(self, other: object) -> Engram:
-        return self if other == 0 else NotImplemented  # sum() starts from 0
+        if not _is_number(other) or other != 0:
+            return NotImplemented
+        return self._map(lambda _, tensor: tensor.clone())  # sum() starts from 0
 
     def __sub__(self, other: Engram) -> Engram:
         return self + -other if isinstance(other, Engram) else NotImplemented
@@ -138,17 +158,36 @@ class Engram(Mapping[str, LayerEngram]):
         return {name: value / self.norms[name] if self.norms[name] else 0.0 for name, value in ratios.items()}
 
     def scaled(self, strengths: Mapping[str, float]) -> Engram:
-        """Each named layer times its strength; the others stay. Raises ``ValueError`` for a name that it has not."""
+        """Each named layer times its strength; the others stay.
+
+        Raises ``ValueError`` for a name that it has not or a strength that is not finite, ``TypeError`` for no number.
+        """
+        if not isinstance(strengths, Mapping):
+            raise TypeError(f"strengths: expected a dict layer -> number, got {type(strengths).__name__}")
         unknown = [name for name in strengths if name not in self]
         if unknown:
             raise ValueError(f"strengths: the engram has no layer {unknown[0]!r}; it has {', '.join(self)}")
-        return self._map(lambda name, tensor: tensor * strengths.get(name, 1.0))
+        numbers = {name: _finite(f"strength of layer {name!r}", value) for name, value in strengths.items()}
+        return self._map(lambda name, tensor: tensor * numbers.get(name, 1.0))
 
-    def norm_weighted(self, power: float = 1.0) -> Engram:
-        """Each layer times s_ℓ = (r_ℓ / max r)^power, r = :meth:`relative_norms`: α_W-Norm at power 1; chapter 14."""
+    def norm_weighted(self, power: float = 1.0, to: str | float = "max") -> Engram:
+        """Each layer times s_ℓ = min(1, r_ℓ / R)^power, r = :meth:`relative_norms`; chapter 14.
+
+        R is the largest r, which is α_W-Norm at power 1. One noisy layer then weakens all others. ``to="median"``, or
+        a quantile in (0, 1] such as .9, takes that of the r instead: what stands out counts like the layers at R.
+
+        Raises ``ValueError`` without norms, or for a power that is negative or a ``to`` that is none of these.
+        """
+        if _finite("power", power) < 0:
+            raise ValueError(f"power: expected a number >= 0, got {power!r}")
+        quantile = {"max": 1.0, "median": 0.5}.get(to) if isinstance(to, str) else to
+        if not _is_number(quantile) or not 0 < float(quantile) <= 1:
+            raise ValueError(f'to: expected "max", "median" or a quantile in (0, 1], got {to!r}')
         ratios = self.relative_norms()
-        largest = max(ratios.values(), default=0.0)
-        return self.scaled({name: (ratio / largest) ** power if largest else 1.0 for name, ratio in ratios.items()})
+        if not ratios:
+            return self
+        largest = float(torch.tensor(list(ratios.values()), dtype=torch.float64).quantile(float(quantile)))
+        return self.scaled({n: min(1.0, r / largest) ** float(power) if largest else 1.0 for n, r in ratios.items()})
 
     def to(self, device: str | torch.device) -> Engram:
         """The same engram on another device."""
@@ -172,18 +211,37 @@ class Engram(Mapping[str, LayerEngram]):
         Raises ``FileNotFoundError``, or ``ValueError`` if the file is damaged or holds something else.
         """
         tensors, header = _files.load(path, KIND)
-        try:
-            layers = {
-                n: LayerEngram(tensors[f"{i}.weight"], tensors.get(f"{i}.bias")) for i, n in enumerate(header["layers"])
-            }
+        with _files.damaged(path):
+            names: list[str] = header["layers"]
+            if len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
+                raise ValueError("its layers are no list of different names")
+            layers = {n: LayerEngram(tensors[f"{i}.weight"], tensors.get(f"{i}.bias")) for i, n in enumerate(names)}
+            if len(tensors) != sum(t is not None for entry in layers.values() for t in entry):
+                raise ValueError("it has tensors that belong to no layer")
+            if not isinstance(header["norms"], dict):
+                raise ValueError("its norms are no dict")
             return cls(layers, header["norms"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: its header does not fit its tensors") from error
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and not value.dtype.is_complex and value.dtype != torch.bool
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _finite(what: str, value: object) -> float:
+    if not _is_number(value):
+        raise TypeError(f"{what}: expected a number, got {value!r}")
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{what}: expected a finite number, got {number}")
+    return number
 
 
 def _plus(name: str, a: Tensor | None, b: Tensor | None) -> Tensor | None:
     if a is None or b is None:
-        return b if a is None else a
+        only = b if a is None else a
+        return None if only is None else only.clone()
     if a.shape != b.shape:
         raise ValueError(f"layer {name!r}: engrams of different models, shapes {tuple(a.shape)} and {tuple(b.shape)}")
     return a + b.to(a.device)

@@ -2,265 +2,70 @@
 
 An item is a text, of which every token counts, or a pair (prompt, answer), of which the answer's tokens count. The
 tokenizer is handed in and used as it is: chat templates, if you want one, are applied to the prompts before. Nothing
-here imports transformers; what is asked of a tokenizer is that it turns a list of texts into ``input_ids``, and of a
-model that it takes ``input_ids`` and ``attention_mask``. Chapter 13.
+here imports transformers; what is asked of a tokenizer is that it turns a list of texts into ``input_ids``, with and
+without special tokens (``add_special_tokens``), and of a model that it takes ``input_ids`` and ``attention_mask``. How
+texts become batches is in ``_text.py``, how a model is tried for being causal in ``_causal.py``. Chapter 13.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from numbers import Real
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from engramlib._causal import refuse_non_causal, refuse_two_sided
+from engramlib._copies import copied
 from engramlib._progress import track
+from engramlib._text import (
+    IGNORE,
+    Batches,
+    Encoded,
+    Item,
+    answer_rows,
+    as_pairs,
+    batches,
+    check_embedded,
+    check_size,
+    embeddings,
+    encode,
+    length_limit,
+    pad_token,
+)
+from engramlib._ties import untie, untie_layers
 from engramlib.collecting import collect as collect_moments
 from engramlib.edit import ablate
 from engramlib.engram import Engram
 from engramlib.estimator import extract
-from engramlib.layers import find_layers, supported_layers, tied_to_embeddings
+from engramlib.layers import find_layers
 from engramlib.moments import Moments
-from engramlib.running import evaluating, to_device
+from engramlib.running import device_of, evaluating, run, to_device
+from engramlib.spectral import check_rcond
+
+__all__ = [
+    "IGNORE",
+    "Answer",
+    "Batches",
+    "Item",
+    "Strength",
+    "answer_logprobs",
+    "answer_rows",
+    "batches",
+    "collect",
+    "forget",
+    "untie",
+]
 
 Model = TypeVar("Model", bound=nn.Module)
-Item = str | tuple[str, str]
 Strength = str | Mapping[str, float] | Callable[[Engram], Mapping[str, float]]
 
-IGNORE = -100  # the label of a token that does not count, as in torch and transformers
 # Numbers that are worked on at a time where a vocabulary is wide: 64 MiB of float32.
 _PIECE = 2**24
-
-
-# ---------------------------------------------------------------------------------------------------- items to tokens
-
-
-class Batches:
-    """What :func:`batches` returns: a list of batches that is built again at every pass over it."""
-
-    def __init__(self, encoded: Sequence[tuple[list[int], list[int]]], batch_size: int, pad: int) -> None:
-        self.encoded, self.batch_size, self.pad = encoded, batch_size, pad
-
-    def __len__(self) -> int:
-        return -(-len(self.encoded) // self.batch_size)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for start in range(0, len(self.encoded), self.batch_size):
-            part = self.encoded[start : start + self.batch_size]
-            width = max(len(ids) for ids, _ in part)
-            ids = torch.full((len(part), width), self.pad)
-            labels = torch.full((len(part), width), IGNORE)
-            mask = torch.zeros(len(part), width, dtype=torch.long)
-            for row, (tokens, counted) in enumerate(part):
-                ids[row, : len(tokens)] = torch.tensor(tokens)
-                labels[row, : len(tokens)] = torch.tensor(counted)
-                mask[row, : len(tokens)] = 1
-            yield {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def batches(
-    tokenizer: Any,
-    items: Iterable[Item],
-    *,
-    batch_size: int = 8,
-    max_length: int | None = None,
-    truncate: str | None = None,
-    eos: bool = False,
-) -> Batches:
-    """Items as padded batches for a model, in the order given.
-
-    A pair is the prompt's tokens with the tokenizer's special tokens (an end-of-text token that it puts after a prompt
-    is left out: the answer follows) and the answer's tokens without. Prompt and answer are tokenized apart, so write
-    the space between them where your tokenizer wants it: ``("Question: ...\\nAnswer:", " Paris")``.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer, or any function from a list of texts to ``{"input_ids": lists}``.
-        items: texts (every token counts) and pairs (prompt, answer) (the answer's tokens count).
-        batch_size: items in a batch.
-        max_length: longest item in tokens. None = the tokenizer's ``model_max_length`` where it has one.
-        truncate: what to do with a longer item. None = raise an error; ``"answer"`` = cut its end; ``"prompt"`` = cut
-            the beginning of the prompt (of a text: its beginning), special tokens at the start stay.
-        eos: add the end-of-text token to each item; it counts like a token of the answer.
-
-    Returns:
-        Batches: has a ``len()`` and can be iterated again and again. Each batch is a dict of integer tensors of shape
-        (batch, tokens), padded on the right: ``input_ids``; ``attention_mask``, 1 for real tokens; ``labels``, the
-        token where it counts and -100 elsewhere. Padding is the tokenizer's pad token, its end-of-text token if it has
-        none, or 0; no real token ever attends to it.
-
-    Raises:
-        ValueError: no items, an item without a token that counts, an item that is too long, a bad option. The message
-            names the item by its place.
-        TypeError: something that is not a tokenizer, or an item that is neither a text nor a pair of texts.
-
-    Cost: tokens are kept as lists of integers; tensors are built one batch at a time. Source: the answer masks of the
-    authors' package ai-engram; chapter 13.
-    """
-    _check_size("batch_size", batch_size)
-    encoded = _encode(tokenizer, items, "items", _length(max_length, tokenizer), truncate, eos)
-    return Batches(encoded, batch_size, _pad_token(tokenizer))
-
-
-def answer_rows(batch: Mapping[str, Tensor], *, shift: bool = False) -> Tensor:
-    """Which positions of a batch count: boolean, (batch, tokens).
-
-    Args:
-        batch: one of :func:`batches`, or any dict with ``labels`` (batch, tokens), -100 where a token does not count.
-        shift: False = the positions that **hold** the tokens of the answer (the authors' package). True = one to the
-            left: the positions whose output **predicts** them; the last token of an answer is then only predicted, the
-            last token of the prompt is read.
-
-    Raises ``ValueError`` if the batch has no labels of that shape. Chapter 13.
-
-    Example:
-        >>> import torch
-        >>> batch = {"labels": torch.tensor([[-100, -100, 7, 8, -100]])}
-        >>> answer_rows(batch).int(), answer_rows(batch, shift=True).int()
-        (tensor([[0, 0, 1, 1, 0]], dtype=torch.int32), tensor([[0, 1, 1, 0, 0]], dtype=torch.int32))
-    """
-    labels = batch.get("labels") if isinstance(batch, Mapping) else None
-    if not isinstance(labels, Tensor) or labels.ndim != 2:
-        raise ValueError("batch: expected a dict with `labels` of shape (batch, tokens), as language.batches makes it")
-    counts = labels != IGNORE
-    if not shift:
-        return counts
-    return torch.cat([counts[:, 1:], torch.zeros_like(counts[:, :1])], dim=1)
-
-
-def _encode(
-    tokenizer: Any, items: Iterable[Item], argument: str, limit: float, truncate: str | None, eos: bool
-) -> list[tuple[list[int], list[int]]]:
-    """(tokens, labels) of each item."""
-    if truncate not in (None, "answer", "prompt"):
-        raise ValueError(f'truncate: expected None, "answer" or "prompt", got {truncate!r}')
-    pairs = _pairs(items, argument)
-    end = getattr(tokenizer, "eos_token_id", None)
-    if eos and end is None:
-        raise ValueError("eos=True: the tokenizer has no end-of-text token (eos_token_id)")
-    heads = _tokens(tokenizer, [text for text, _ in pairs], special=True)
-    bare = _tokens(tokenizer, [text for text, _ in pairs], special=False)
-    tails = iter(_tokens(tokenizer, [answer for _, answer in pairs if answer is not None], special=False))
-    encoded = []
-    for number, ((_, answer), head, plain) in enumerate(zip(pairs, heads, bare, strict=True)):
-        place = f"{argument}[{number}]"
-        opening = _opening(head, plain, end)
-        if answer is None:
-            prompt, counted = [], head
-        else:
-            prompt, counted = head if opening is None else opening + plain, next(tails)
-        if not (plain if answer is None else counted):
-            what = "it" if answer is None else "its answer"
-            raise ValueError(f"{place}: {what} has no tokens, so nothing of it counts; leave it out")
-        if eos and (answer is not None or counted[-1] != end):
-            counted = [*counted, end]
-        over = len(prompt) + len(counted) - limit
-        if over > 0:
-            prompt, counted = _cut(place, prompt, counted, len(opening or ()), int(over), truncate, limit)
-        encoded.append((prompt + counted, [IGNORE] * len(prompt) + counted))
-    return encoded
-
-
-def _pairs(items: Iterable[Item], argument: str) -> list[tuple[str, str | None]]:
-    """Items as (prompt, answer) or (text, None)."""
-    if isinstance(items, (str, bytes, Mapping, Tensor, nn.Module)) or not hasattr(items, "__iter__"):
-        hint = "; put it in a list" if isinstance(items, str) else ""
-        raise TypeError(
-            f"{argument}: expected a list of texts or (prompt, answer) pairs, got {type(items).__name__}{hint}"
-        )
-    pairs: list[tuple[str, str | None]] = []
-    for number, item in enumerate(items):
-        if isinstance(item, str):
-            pairs.append((item, None))
-        elif isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(part, str) for part in item):
-            pairs.append((item[0], item[1]))
-        else:
-            got = f"{len(item)} entries" if isinstance(item, (tuple, list)) and len(item) != 2 else repr(item)[:60]
-            raise TypeError(f"{argument}[{number}]: expected a text or a pair (prompt, answer) of texts, got {got}")
-    if not pairs:
-        raise ValueError(f"{argument}: there are none (an empty list, or a generator that was already used up?)")
-    return pairs
-
-
-def _tokens(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
-    if not callable(tokenizer) or isinstance(tokenizer, nn.Module):
-        raise TypeError(f"tokenizer: expected a Hugging Face tokenizer, got {type(tokenizer).__name__}")
-    if not texts:
-        return []
-    found = tokenizer(texts, add_special_tokens=special)
-    ids = found["input_ids"] if isinstance(found, Mapping) or hasattr(found, "input_ids") else None
-    if ids is None or len(ids) != len(texts):
-        raise TypeError("tokenizer: called with a list of texts it should give `input_ids`, one list for each text")
-    return [[int(token) for token in row] for row in ids]
-
-
-def _opening(head: list[int], plain: list[int], end: int | None) -> list[int] | None:
-    """The special tokens that a tokenizer puts before a text; None = the text itself is not in what it gave."""
-    if not plain:
-        return head[:-1] if len(head) > 1 and head[-1] == end else head
-    places = (start for start in range(len(head) - len(plain) + 1) if head[start : start + len(plain)] == plain)
-    return next((head[:start] for start in places), None)
-
-
-def _cut(
-    place: str, prompt: list[int], counted: list[int], opening: int, over: int, truncate: str | None, limit: float
-) -> tuple[list[int], list[int]]:
-    length = len(prompt) + len(counted)
-    if truncate is None:
-        raise ValueError(
-            f"{place}: {length} tokens are more than the context of {int(limit)}; shorten it, or choose what to cut"
-            ' with truncate="answer" or truncate="prompt"'
-        )
-    if truncate == "answer":
-        if over >= len(counted):
-            raise ValueError(
-                f'{place}: its prompt alone fills the context of {int(limit)} tokens; truncate="prompt" cuts the prompt'
-            )
-        return prompt, counted[:-over]
-    if prompt:
-        if over > len(prompt) - opening:
-            raise ValueError(
-                f"{place}: its answer alone does not fit into the context of {int(limit)} tokens;"
-                ' truncate="answer" cuts it'
-            )
-        return prompt[:opening] + prompt[opening + over :], counted
-    if over >= len(counted) - opening:
-        raise ValueError(f"{place}: the context of {int(limit)} tokens has no room for any of it")
-    return prompt, counted[:opening] + counted[opening + over :]
-
-
-def _context(tokenizer: Any, model: nn.Module | None = None) -> float:
-    """The longest input that tokenizer and model can take, as far as they say; infinity if they do not."""
-    config = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):
-        config = config.get_text_config()
-    said = (getattr(tokenizer, "model_max_length", None), getattr(config, "max_position_embeddings", None))
-    return min((length for length in said if isinstance(length, int) and length > 0), default=math.inf)
-
-
-def _length(asked: int | None, tokenizer: Any, model: nn.Module | None = None) -> float:
-    """The longest item: as asked, or what tokenizer and model can take."""
-    if asked is None:
-        return _context(tokenizer, model)
-    _check_size("max_length", asked)
-    if asked > (limit := _context(None, model)):
-        raise ValueError(f"max_length: {asked} is more than the model's context of {int(limit)} tokens")
-    return asked
-
-
-def _pad_token(tokenizer: Any) -> int:
-    for name in ("pad_token_id", "eos_token_id"):
-        if isinstance(token := getattr(tokenizer, name, None), int):
-            return token
-    return 0
-
-
-def _check_size(argument: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{argument}: expected a positive integer, got {value!r}")
 
 
 def _check_model(model: Any) -> None:
@@ -280,10 +85,25 @@ def _sorted_batches(
 ) -> tuple[Batches, list[int]]:
     """Batches of items of like length, the longest first (if memory is short, it shows at once), and their order."""
     _check_model(model)
-    _check_size("batch_size", batch_size)
-    encoded = _encode(tokenizer, items, argument, _length(max_length, tokenizer, model), truncate, eos)
+    refuse_two_sided(model)
+    check_size("batch_size", batch_size)
+    encoded = encode(tokenizer, items, argument, length_limit(max_length, tokenizer, model), truncate, eos)
+    size = embeddings(model)
+    check_embedded(encoded, argument, size)
     order = sorted(range(len(encoded)), key=lambda number: -len(encoded[number][0]))
-    return Batches([encoded[number] for number in order], batch_size, _pad_token(tokenizer)), order
+    return Batches([encoded[number] for number in order], batch_size, pad_token(tokenizer, encoded, size)), order
+
+
+def _warn_of_lone_answers(encoded: Encoded, argument: str, eos: bool, end: int | None) -> None:
+    """Positions that hold an answer of one token come after it was predicted: nothing that produced it is read."""
+    labels = [row for _, row in encoded if row[0] == IGNORE]
+    lengths = [sum(token != IGNORE for token in row) - (eos and row[-1] == end) for row in labels]
+    if few := sum(length <= 1 for length in lengths):
+        warnings.warn(
+            f"{argument}: {few} of {len(labels)} answers are a single token, and with shift=False a layer is read where"
+            " that token stands, when it has been predicted already. shift=True reads the position that predicts it",
+            stacklevel=3,
+        )
 
 
 # ------------------------------------------------------------------------------------------------- what layers see
@@ -326,13 +146,16 @@ def collect(
         mixture are layers of their own, ``experts.3.gate_up_proj``; each counts the tokens that were routed to it.
 
     Raises:
-        ValueError: as :func:`batches`, and as :func:`engramlib.collect`.
-        TypeError: not a model or not a tokenizer, items of another type, quantised weights.
+        ValueError: as :func:`batches`, and as :func:`engramlib.collect`; tokens that the model has no embedding for.
+        TypeError: not a model or not a tokenizer, items of another type, quantised weights, a model with an encoder
+            and a decoder. Warns of answers that are a single token if ``shift=False``: they are read after the fact.
 
     Cost: a forward pass (without the output layer if that is not asked for) and n·d² multiply-adds per distinct input,
     8 d² bytes each. Source: Eq. 4, Section 4; chapter 13.
     """
     data, _ = _sorted_batches(model, tokenizer, items, "items", batch_size, max_length, truncate, eos)
+    if not shift:
+        _warn_of_lone_answers(data.encoded, "items", eos, getattr(tokenizer, "eos_token_id", None))
     return _collect(model, data, layers=layers, shift=shift, bias=bias, dtype=dtype, device=device)
 
 
@@ -376,6 +199,7 @@ def forget(
     strength: Strength = "norm",
     specificity: float = 1.0,
     rcond: float = 1e-6,
+    cut: float | None = None,
     base: Mapping[str, Tensor] | nn.Module | None = None,
     layers: str | Iterable[str] | None = None,
     batch_size: int = 8,
@@ -387,7 +211,8 @@ def forget(
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     inplace: bool = False,
-) -> Model:
+    return_engram: bool = False,
+) -> Any:
     """Make a causal language model forget some texts or answers: one pass over the data, no training.
 
     Each layer loses its engram, W ← W − α s W⁺ with W⁺ = W Σ⁺ (Σ⁺ + λ Σ⁻)†, where Σ⁺ sums x xᵀ over the answer tokens
@@ -401,7 +226,12 @@ def forget(
         engram = el.extract(model, target, reference)
         edited = el.ablate(model, engram.norm_weighted(), alpha)
 
-    which is what to write if you want to try several ``alpha`` without collecting again.
+    To try several ``alpha`` without collecting again, keep the engram:
+
+    .. code-block:: python
+
+        edited, engram = el.forget(model, tokenizer, forget, retain, return_engram=True)
+        weaker = el.ablate(model, engram, 0.5)
 
     Args:
         model: a causal language model, called with ``input_ids`` and ``attention_mask``.
@@ -413,20 +243,25 @@ def forget(
         strength: ``"norm"`` (α_W-Norm), ``"uniform"`` (s = 1 everywhere), a dict layer -> s (1 where it names none), or
             a function from the :class:`Engram` to such a dict.
         specificity, rcond, base: λ, the cut, and W0, as in :func:`engramlib.extract`.
+        cut: another name for ``rcond``.
         layers: which layers, as in :func:`collect`. None = all but an output layer tied to the embedding. If you
             name such a layer, it is untied in the edited model (:func:`untie`), so that the embedding stays as it is.
         batch_size, max_length, truncate, eos, shift: how items become batches, as in :func:`batches` and
             :func:`collect`.
         bias, dtype, device: how statistics are kept, as in :func:`engramlib.collect`.
         inplace: edit ``model`` itself, to save the memory of a copy.
+        return_engram: hand back the engram too, its layers' strengths in it: what was subtracted at ``alpha=1``.
 
     Returns:
-        The edited model: a copy, or ``model`` if ``inplace``.
+        The edited model: a copy, or ``model`` if ``inplace``. With ``return_engram``, the pair (model, engram).
 
     Raises:
-        ValueError: no items, items without an answer or too long for the context, a bad option. Warns if ``retain``
-            has items of ``forget``.
-        TypeError: not a model or not a tokenizer, items of another type, quantised weights. Nothing is changed then.
+        ValueError: no items, items without an answer or too long for the context, tokens that the model has no
+            embedding for, a bad option. Warns if ``retain`` has items of ``forget``, and as :func:`collect` for answers
+            of one token in ``forget``.
+        TypeError: not a model or not a tokenizer, items of another type, quantised weights, a model that is not causal
+            (tried on a few tokens) or that has an encoder and a decoder. The model is as it was then, and also if
+            something else goes wrong on the way.
 
     Cost: one forward pass over all items, n·d² multiply-adds and one factorisation (≈ 9 d³) per distinct input; memory
     8 d² bytes each for Σ⁺ and for Σ⁻ (``dtype=torch.float32`` halves that, ``device="cpu"`` keeps it off the GPU), the
@@ -435,6 +270,11 @@ def forget(
     _check_model(model)
     if not isinstance(alpha, Real) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise ValueError(f"alpha: expected a finite number, got {alpha!r}")
+    if cut is not None and rcond != 1e-6:
+        raise ValueError(f"cut and rcond are two names of one thing: give one of {cut!r} and {rcond!r}")
+    check_rcond(rcond := rcond if cut is None else cut)  # before the passes over the data
+    if not isinstance(specificity, Real):
+        raise ValueError(f"specificity: expected one number, got {specificity!r}")
     if strength not in ("norm", "uniform") and not isinstance(strength, Mapping) and not callable(strength):
         raise ValueError(f'strength: expected "norm", "uniform", a dict or a function of an engram, got {strength!r}')
     layers = layers if layers is None or isinstance(layers, str) else list(layers)
@@ -450,6 +290,10 @@ def forget(
         which: _sorted_batches(model, tokenizer, items[which], which, batch_size, max_length, truncate, eos)[0]
         for which in items
     }
+    if not shift:
+        _warn_of_lone_answers(data["forget"].encoded, "forget", eos, getattr(tokenizer, "eos_token_id", None))
+    with evaluating(model), torch.no_grad():
+        refuse_non_causal(model, [tokens for tokens, _ in data["forget"].encoded], device_of(model))
     how = {"layers": layers, "shift": shift, "bias": bias, "dtype": dtype, "device": device}
     target, reference = (_collect(model, data[which], **how) for which in ("forget", "retain"))
     engram = extract(model, target, reference, specificity=specificity, rcond=rcond, base=base)
@@ -458,52 +302,20 @@ def forget(
         engram = engram.norm_weighted()
     elif strength != "uniform":
         engram = engram.scaled(strength(engram) if callable(strength) else strength)
-    edited = model if inplace else copy.deepcopy(model)
-    _untie(edited, list(engram))
-    return ablate(edited, engram, alpha, inplace=True)
-
-
-def untie(model: Model, *, inplace: bool = False) -> Model:
-    """Give an output layer that shares the embedding's matrix a matrix of its own, with the same numbers in it.
-
-    The model computes what it did; after that, an edit of ``lm_head`` leaves the embedding alone. Its config says
-    ``tie_word_embeddings = False``, so ``save_pretrained`` writes both. Nothing happens where nothing is tied.
-
-    Args:
-        model: any module; layers of a supported type that share their weight with an ``nn.Embedding`` are untied.
-        inplace: change ``model`` itself instead of a copy.
-
-    Returns:
-        The model. Cost: the embedding's size in memory once more; chapter 13.
-    """
-    _check_model(model)
-    result = model if inplace else copy.deepcopy(model)
-    _untie(result, None)
-    return result
-
-
-def _untie(model: nn.Module, names: list[str] | None) -> None:
-    layers = supported_layers(model)
-    for name in tied_to_embeddings(model, layers):
-        if names is not None and name not in names:
-            continue
-        layer = layers[name]
-        old, key = layer.stored("weight"), layer.slot("weight")[0]
-        layer.owner._parameters[key] = nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad)
-        # What transformers keeps to know what is tied: the config, and (from version 5) a dict on the model.
-        config = getattr(model, "config", None)
-        for part in (config, config.get_text_config() if hasattr(config, "get_text_config") else None):
-            if getattr(part, "tie_word_embeddings", False):
-                part.tie_word_embeddings = False
-        if isinstance(known := getattr(model, "all_tied_weights_keys", None), dict):
-            known.pop(layer.parameter_name("weight"), None)
+    with ExitStack() as undo:
+        edited = model if inplace else copied(model)
+        untie_layers(edited, list(engram), undo)
+        ablate(edited, engram, alpha, inplace=True)
+        undo.pop_all()
+    return (edited, engram) if return_engram else edited
 
 
 def _items(items: Iterable[Item], argument: str) -> list[Item]:
-    _pairs(
-        items := items if isinstance(items, (str, bytes)) or not hasattr(items, "__iter__") else list(items), argument
-    )
-    return items
+    """The items as a list, checked: they are gone through more than once, and a generator can be only once."""
+    if hasattr(items, "__iter__") and not isinstance(items, (str, bytes, tuple, Mapping, Tensor, nn.Module)):
+        items = list(items)
+    as_pairs(items, argument)
+    return list(items)
 
 
 def _hashable(item: Item) -> Item:
@@ -542,7 +354,8 @@ def answer_logprobs(
     """Log-probability of each token of each answer, log p(token | prompt, answer so far), teacher-forced.
 
     Args:
-        model: a causal language model; its output is a tensor of logits or has ``logits``.
+        model: a causal language model; its output is a tensor of logits or has ``logits``. Other models are refused
+            by what they do: the outputs for a few tokens must not change with the tokens after them.
         tokenizer, items, batch_size, max_length, truncate, eos: as in :func:`collect`.
 
     Returns:
@@ -550,37 +363,53 @@ def answer_logprobs(
         a sequence is predicted by nothing, so it is left out: of a text always, of an answer only if there is neither
         a prompt nor a special token before it.
 
-    Raises as :func:`batches`, and ``ValueError`` for an item of which no token is predicted.
+    Raises as :func:`batches`; ``ValueError`` for an item of which no token is predicted, for which the logits are NaN,
+    or whose tokens the model does not have; ``TypeError`` for a model that is not causal.
 
     Cost: one forward pass over batches of like length; of the logits only those of the answers are turned into
     probabilities, a piece at a time, and none are kept. Chapter 13.
     """
     data, order = _sorted_batches(model, tokenizer, items, "items", batch_size, max_length, truncate, eos)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     found: list[Answer] = []
     with evaluating(model), torch.no_grad():
+        refuse_non_causal(model, [tokens for tokens, _ in data.encoded], device)
         for batch in track(data, desc="scoring answers", total=len(data)):
             batch = to_device(batch, device)
-            output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            output = run(model, {name: batch[name] for name in ("input_ids", "attention_mask")})
             rows = answer_rows(batch, shift=True)
             targets = batch["labels"][:, 1:][rows[:, :-1]]
-            logits = _logits(output)[rows.to(_logits(output).device)]
+            logits = _logits(output, batch["labels"])
+            logits = logits[rows.to(logits.device)]
             del output
             scored = _score(logits, targets.to(logits.device))
             for answer in zip(*(part.split(rows.sum(1).tolist()) for part in scored), strict=True):
+                place = f"items[{order[len(found)]}]"
                 if not len(answer[0]):
-                    raise ValueError(f"items[{order[len(found)]}]: its only token comes first, so nothing predicts it")
+                    raise ValueError(f"{place}: its only token comes first, so nothing predicts it")
+                if answer[0].isnan().any():
+                    raise ValueError(
+                        f"{place}: the model's logits have NaN or +infinity there, so its tokens have no probability."
+                        " Are the weights finite? float16 overflows where bfloat16 and float32 do not"
+                    )
                 found.append(Answer(*answer))
     return [answer for _, answer in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
 
-def _logits(output: Any) -> Tensor:
+def _logits(output: Any, labels: Tensor) -> Tensor:
     if isinstance(output, Mapping):
         output = output.get("logits")
     logits = getattr(output, "logits", output[0] if isinstance(output, (tuple, list)) and output else output)
-    if not isinstance(logits, Tensor) or logits.ndim != 3:
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != labels.shape:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
         raise TypeError(
-            f"model: expected an output with logits (batch, tokens, vocabulary), got {type(output).__name__}"
+            f"model: expected an output with logits (batch, tokens, vocabulary) for {tuple(labels.shape)} tokens,"
+            f" got {got}"
+        )
+    if int(labels.max()) >= logits.shape[-1]:
+        raise ValueError(
+            f"items: token {int(labels.max())} is outside the model's vocabulary of {logits.shape[-1]} logits; is this"
+            " the tokenizer of another model?"
         )
     return logits
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from engramlib.refusals import AdapterKind, QuantisedKind, RefusedKind, UnknownE
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_KINDS: list[LayerKind] = [
+_KINDS: list[LayerKind[Any]] = [
     AdapterKind(),  # first: some that are refused are subclasses of nn.Linear
     QuantisedKind(),
     LinearKind(),
@@ -44,7 +44,7 @@ _KINDS: list[LayerKind] = [
 ]
 
 
-def register(kind: LayerKind) -> None:
+def register(kind: LayerKind[Any]) -> None:
     """Teach the package a layer type. Later registrations win, so a special case may come after a general one."""
     _KINDS.insert(0, kind)
 
@@ -57,12 +57,23 @@ class Layer(NamedTuple):
 
     name: str
     module: nn.Module
-    kind: LayerKind
+    kind: LayerKind[Any]
 
     @property
     def has_bias(self) -> bool:
         """Whether the layer has a bias that a constant coordinate of its columns stands for."""
-        return self.kind.bias_is_coordinate and getattr(self.module, "bias", None) is not None
+        return self.kind.bias_is_coordinate and self.bias is not None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight in the layer's own shape: the parameter, or a view of the rows that are this layer's."""
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias: Tensor | None = getattr(self.module, "bias", None)
+        return bias
 
     @property
     def owner(self) -> nn.Module:
@@ -96,11 +107,11 @@ class Layer(NamedTuple):
     @property
     def height(self) -> int:
         """Rows of W, of one group."""
-        return self.kind.matrix(self.module, self.module.weight).shape[-2]
+        return self.kind.matrix(self.module, self.weight).shape[-2]
 
     def width(self, absorbed: bool) -> int:
         """d, the height of a column, with the constant 1 counted when the bias is absorbed."""
-        return self.kind.matrix(self.module, self.module.weight).shape[-1] + absorbed
+        return self.kind.matrix(self.module, self.weight).shape[-1] + absorbed
 
     def matrix(self, weight: Tensor, bias: Tensor | None) -> Float[Tensor, "*groups out d"]:
         """W in float64, as [W b] when a bias is given: the matrix that acts on [x; 1]."""
@@ -116,7 +127,7 @@ class Layer(NamedTuple):
         return self.kind.weight(self.module, matrix[..., :-1] if absorbed else matrix), bias
 
 
-def kind_of(module: nn.Module) -> LayerKind | None:
+def kind_of(module: nn.Module) -> LayerKind[Any] | None:
     """How to read ``module``, or None if the method does not reach it."""
     return next((kind for kind in _KINDS if kind.matches(module)), None)
 
@@ -200,11 +211,11 @@ def tied_to_embeddings(model: nn.Module, layers: Mapping[str, Layer]) -> dict[st
         for name, module in plain_names(model).items()
         if isinstance(module, nn.Embedding) and (weight := module._parameters.get("weight")) is not None
     }
-    tied = {}
+    tied: dict[str, str] = {}
     for name, layer in layers.items():
-        weight = layer.stored("weight")
-        if isinstance(weight, Tensor):
-            tied.update((name, owner) for owner, other in embeddings.items() if overlap(weight, other))
+        stored = layer.stored("weight")
+        if isinstance(stored, Tensor):
+            tied.update((name, owner) for owner, other in embeddings.items() if overlap(stored, other))
     return tied
 
 

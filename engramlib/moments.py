@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engramlib import _files
 from engramlib._names import match_names
@@ -16,6 +16,58 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 KIND = "engramlib.moments"
+_SAMPLES = 64
+
+
+class Identity(NamedTuple):
+    """What the moments of one layer are of. Statistics that were put together by hand have none.
+
+    Attributes:
+        weight: the shape of the layer's weight.
+        reading: how the layer makes columns of its input (a convolution's kernel, stride, padding, ...).
+        absorbed: whether the columns end with the constant 1 that stands for the bias.
+        stamp: 64 entries of the weight that the moments were collected at; () = unknown. Entries and not a hash of
+            them, because a hash would take the same weights in half precision for others.
+    """
+
+    weight: tuple[int, ...]
+    reading: str
+    absorbed: bool
+    stamp: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, module: nn.Module, reading: Hashable, absorbed: bool) -> Identity:
+        """That of a layer as it is now. ``reading`` may hold ``id(module)``, which no copy of the module shares."""
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        text = repr(reading).replace(str(id(module)), "its own")
+        return cls(tuple(weight.shape), text, absorbed, _stamp(weight.detach()))
+
+    def differs(self, other: Identity) -> str | None:
+        """Why statistics of the two cannot go together, or None."""
+        if self.weight != other.weight:
+            return f"a weight of shape {self.weight} and one of shape {other.weight}"
+        if self.reading != other.reading:
+            return f"columns read in two ways, {self.reading} and {other.reading}"
+        if self.absorbed != other.absorbed:
+            return 'two bias modes, "absorb" and "keep"'
+        return None
+
+    def same_weights(self, other: Identity) -> bool:
+        """Whether both were collected at the same weights, in whatever precision; True where that is unknown."""
+        if len(self.stamp) != len(other.stamp):
+            return not (self.stamp and other.stamp)
+        # Two roundings to 8 bits; and what float16 cannot hold at all, unless all entries are that small.
+        tiny = min(2.0**-24, 2.0**-10 * max(map(abs, self.stamp), default=0.0))
+        pairs = zip(self.stamp, other.stamp, strict=True)
+        return all(abs(a - b) <= 2.0**-7 * max(abs(a), abs(b)) + tiny for a, b in pairs)
+
+
+def _stamp(weight: Tensor) -> tuple[float, ...]:
+    if not weight.numel() or weight.device.type == "meta" or not weight.dtype.is_floating_point:
+        return ()
+    places = torch.linspace(0, weight.numel() - 1, min(_SAMPLES, weight.numel()), dtype=torch.float64).long()
+    entries = weight[torch.unravel_index(places.to(weight.device), weight.shape)].bfloat16().float()
+    return tuple(entries.tolist()) if bool(entries.isfinite().all()) else ()
 
 
 class Moments(Mapping[str, Tensor]):
@@ -32,9 +84,13 @@ class Moments(Mapping[str, Tensor]):
     Args:
         sigma: layer name -> Σ, square and symmetric in its last two dimensions.
         count: layer name -> number of columns.
+        identity: layer name -> :class:`Identity`, what the moments are of; :func:`engramlib.collect` fills it in, and
+            every operation keeps it. It is why moments of another model are refused. None = not known.
 
     Raises:
-        ValueError: a Σ that is not square, not finite, or has no count.
+        TypeError: a Σ that is no real tensor.
+        ValueError: a Σ that is not square, symmetric, finite, or has negative variances; a count that is missing, no
+            whole number, negative, or 0 beside a Σ that is not (names the layer).
 
     Cost: 8 d² bytes per distinct Σ (float64). Source: Section 4 of the paper (Σ± in Eq. 3); taught in chapter 02.
 
@@ -50,19 +106,40 @@ class Moments(Mapping[str, Tensor]):
         True
     """
 
-    def __init__(self, sigma: Mapping[str, Float[Tensor, "*groups d d"]], count: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        sigma: Mapping[str, Float[Tensor, "*groups d d"]],
+        count: Mapping[str, int],
+        identity: Mapping[str, Identity] | None = None,
+    ) -> None:
+        checked: dict[int, float] = {}
         for name, matrix in sigma.items():
-            if matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2]:
-                raise ValueError(
-                    f"moments of layer {name!r}: expected shape (d, d) or (groups, d, d), got {tuple(matrix.shape)}"
-                )
-            if name not in count:
-                raise ValueError(f"moments of layer {name!r}: no count was given")
+            try:
+                if id(matrix) not in checked:
+                    checked[id(matrix)] = check_sigma(matrix)
+                if name not in count:
+                    raise ValueError("no count was given")
+                number = _whole(count[name])
+                if number == 0 and checked[id(matrix)] > 0:
+                    raise ValueError("a count of 0, but a Σ that is not zero")
+            except (TypeError, ValueError, OverflowError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"moments of layer {name!r}: {error}") from None
+        self._sigma = dict(sigma)
+        self.count: dict[str, int] = {name: _whole(count[name]) for name in sigma}
+        self.identity: dict[str, Identity] = {name: own for name, own in (identity or {}).items() if name in sigma}
+
+    @classmethod
+    def _known(cls, sigma: dict[str, Tensor], count: dict[str, int], identity: Mapping[str, Identity]) -> Moments:
+        """What came of checked moments by arithmetic, which can only overflow."""
+        for name, matrix in sigma.items():
             # A NaN or an infinity in any column shows on the diagonal, so this check costs d, not d².
             if not torch.isfinite(matrix.diagonal(dim1=-2, dim2=-1)).all():
                 raise ValueError(f"moments of layer {name!r}: NaN or infinite entries")
-        self._sigma = dict(sigma)
-        self.count: dict[str, int] = {name: int(count[name]) for name in sigma}
+        new = cls.__new__(cls)
+        new._sigma, new.count = sigma, {name: count[name] for name in sigma}
+        new.identity = {name: own for name, own in identity.items() if name in sigma}
+        return new
 
     def __getitem__(self, name: str) -> Float[Tensor, "*groups d d"]:
         try:
@@ -79,6 +156,7 @@ class Moments(Mapping[str, Tensor]):
     # Mapping's == would compare tensors element by element and fail; two statistics are the same only if they are one.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+    __array_ufunc__ = None  # numpy's zero leaves `0 + moments` to us
 
     def __repr__(self) -> str:
         distinct = {id(matrix): matrix for matrix in self._sigma.values()}.values()
@@ -102,34 +180,56 @@ class Moments(Mapping[str, Tensor]):
                 done[key] = join(mine, theirs.to(mine.device))
         return {name: done[id(self[name]), id(other[name])] for name in self}
 
+    def _join(self, other: Moments) -> dict[str, Identity]:
+        """What the moments of both together are of: of weights that differ, unknown weights; by hand, unknown."""
+        joint = {}
+        for name, mine in self.identity.items():
+            if (theirs := other.identity.get(name)) is None:
+                continue
+            if reason := mine.differs(theirs):
+                raise ValueError(f"moments of layer {name!r} are of different models or bias modes: {reason}")
+            joint[name] = mine if mine.stamp and mine.same_weights(theirs) else mine._replace(stamp=())
+        return joint
+
     def __add__(self, other: Moments) -> Moments:
-        """Moments of the union of two disjoint data sets. Raises ``ValueError`` if the layers differ."""
+        """Moments of the union of two disjoint data sets.
+
+        Raises ``ValueError`` if the layers differ, or are known to be of different models or bias modes.
+        """
         if not isinstance(other, Moments):
             return NotImplemented
-        return Moments(self._combine(other, torch.add), {n: self.count[n] + other.count[n] for n in self})
+        identity = self._join(other)
+        count = {name: self.count[name] + other.count.get(name, 0) for name in self}
+        return Moments._known(self._combine(other, torch.add), count, identity)
 
     def __radd__(self, other: object) -> Moments:
-        return self if other == 0 else NotImplemented  # sum() starts from 0
+        return self if isinstance(other, (int, float)) and other == 0 else NotImplemented  # sum() starts from 0
 
     def __sub__(self, part: Moments) -> Moments:
         """Moments of what is left when ``part`` is taken out.
 
-        Raises ``ValueError`` if the layers differ or ``part`` cannot have been contained (a negative count or
-        variance).
+        Raises ``ValueError`` if the layers differ or ``part`` cannot have been contained: a negative count or
+        variance, or something left of no columns. What only a factorisation can see (other data of smaller variance
+        than the total's) is seen where one is made, in :func:`engramlib.extract`.
         """
         if not isinstance(part, Moments):
             return NotImplemented
-        rest = self._combine(part, torch.sub)
+        identity, rest = self._join(part), self._combine(part, torch.sub)
+        count = {name: self.count[name] - part.count[name] for name in self}
         for name in self:
             variance = rest[name].diagonal(dim1=-2, dim2=-1)
             tolerance = 1e-6 * self[name].diagonal(dim1=-2, dim2=-1).amax()
-            if self.count[name] < part.count[name] or (variance < -tolerance).any():
+            something = count[name] == 0 and (variance > tolerance).any()
+            if count[name] < 0 or something or (variance < -tolerance).any():
                 raise ValueError(f"moments of layer {name!r}: the part to subtract is not contained in the total")
-        return Moments(rest, {n: self.count[n] - part.count[n] for n in self})
+        empty = {id(rest[name]): torch.zeros_like(rest[name]) for name in self if count[name] == 0}  # not rounding
+        return Moments._known({name: empty.get(id(rest[name]), rest[name]) for name in self}, count, identity)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Moments:
         done = {id(matrix): change(matrix) for matrix in self._sigma.values()}
-        return Moments({name: done[id(matrix)] for name, matrix in self._sigma.items()}, self.count)
+        return Moments._known(
+            {name: done[id(matrix)] for name, matrix in self._sigma.items()}, self.count, self.identity
+        )
 
     def to(self, device: str | torch.device) -> Moments:
         """The same statistics on another device."""
@@ -138,7 +238,7 @@ class Moments(Mapping[str, Tensor]):
     def select(self, layers: str | list[str]) -> Moments:
         """Only some layers: name suffixes, or one regular expression. Raises ``ValueError`` if nothing matches."""
         names = match_names(list(self), layers)
-        return Moments({name: self[name] for name in names}, self.count)
+        return Moments._known({name: self[name] for name in names}, self.count, self.identity)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to ``path`` (safetensors); shared matrices are written once."""
@@ -146,20 +246,72 @@ class Moments(Mapping[str, Tensor]):
             id(matrix): str(number) for number, matrix in enumerate({id(m): m for m in self._sigma.values()}.values())
         }
         tensors = {slots[id(matrix)]: matrix for matrix in self._sigma.values()}
-        header = {"layers": {name: [slots[id(matrix)], self.count[name]] for name, matrix in self._sigma.items()}}
+        header = {
+            "layers": {name: [slots[id(matrix)], self.count[name]] for name, matrix in self._sigma.items()},
+            "identity": {name: own._asdict() for name, own in self.identity.items()},
+        }
         _files.save(path, KIND, tensors, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Moments:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote; what is read no longer depends on the file.
 
-        Raises ``FileNotFoundError``, or ``ValueError`` if the file is damaged or holds something else.
+        Raises ``FileNotFoundError``, ``PermissionError``, or ``ValueError`` if the file is damaged or holds something
+        else.
         """
         tensors, header = _files.load(path, KIND)
-        try:
-            layers = {name: (tensors[slot], int(count)) for name, (slot, count) in header["layers"].items()}
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: its header does not fit its tensors") from error
-        return cls(
-            {name: matrix for name, (matrix, _) in layers.items()}, {name: count for name, (_, count) in layers.items()}
-        )
+        with _files.damaged(path):
+            layers: dict[str, list[Any]] = header["layers"]
+            sigma = {name: tensors[slot] for name, (slot, _) in layers.items()}
+            count = {name: number for name, (_, number) in layers.items()}
+            if any(type(number) is not int or number > 2**63 for number in count.values()):
+                raise ValueError("a count is no whole number")
+            if {slot for slot, _ in layers.values()} != set(tensors):
+                raise ValueError("it has tensors that belong to no layer")
+            identity = {name: _read(own) for name, own in header.get("identity", {}).items()}
+            return cls(sigma, count, identity)
+
+
+def _read(own: dict[str, Any]) -> Identity:
+    """An identity from a file's header."""
+    found = Identity(tuple(own["weight"]), own["reading"], own["absorbed"], tuple(own["stamp"]))
+    fits = isinstance(found.reading, str) and isinstance(found.absorbed, bool) and len(found.stamp) <= _SAMPLES
+    fits = fits and all(type(n) is int for n in found.weight) and all(isinstance(v, float) for v in found.stamp)
+    if not fits:
+        raise ValueError("an identity of the wrong types")
+    return found
+
+
+def check_sigma(matrix: Tensor, size: float = 0.0) -> float:
+    """The largest variance of a Σ, after checking that it can be one, up to rounding beside numbers of ``size``.
+
+    Raises ``TypeError`` for no real tensor, ``ValueError`` unless it is square, finite and symmetric, with variances
+    that are not negative and as large as any entry.
+    """
+    if not isinstance(matrix, Tensor) or matrix.dtype.is_complex or matrix.dtype == torch.bool:
+        raise TypeError(f"Σ: expected a tensor of real numbers, got {getattr(matrix, 'dtype', type(matrix).__name__)}")
+    if matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2] or not matrix.numel():
+        raise ValueError(f"Σ: expected shape (d, d) or (groups, d, d), got {tuple(matrix.shape)}")
+    variance, eps = matrix.diagonal(dim1=-2, dim2=-1), 0.0
+    if matrix.dtype.is_floating_point:
+        eps = torch.finfo(matrix.dtype).eps
+    found = (matrix.abs().amax(), (matrix - matrix.mT).abs().amax(), variance.amin(), variance.amax())
+    entry, skew, smallest, largest = (float(number) for number in found)
+    if not entry + skew < float("inf"):
+        raise ValueError("Σ has NaN or infinite entries")
+    slack = max(1e-3, 10 * eps) * max(entry, size)
+    if skew > slack:
+        raise ValueError("Σ is not symmetric")
+    if smallest < -slack:
+        raise ValueError(f"Σ has a negative variance, {smallest:.3g}; no sum of x xᵀ has")
+    if entry > max(largest, 0.0) + slack:
+        raise ValueError("Σ has entries larger than its variances; no sum of x xᵀ has")
+    return largest
+
+
+def _whole(count: Any) -> int:
+    """A count as a whole number, from whatever can stand for one."""
+    number = float(count)
+    if not (0 <= number < float("inf")) or number != int(number):
+        raise ValueError(f"expected a count that is a whole number >= 0, got {count!r}")
+    return int(count)

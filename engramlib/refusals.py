@@ -12,7 +12,7 @@ from engramlib._experts import experts, is_experts
 from engramlib.kinds import LayerKind
 
 
-class RefusedKind(LayerKind):
+class RefusedKind(LayerKind[nn.Module]):
     """A type of layer whose weights cannot be read as a matrix, or whose edit would be lost.
 
     Attributes:

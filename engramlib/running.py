@@ -105,6 +105,8 @@ def labels_of(batch: Batch, rows: Selector | None, concepts: Selector | None, de
     labels = None if concepts is None else torch.as_tensor(concepts(batch), device=device)
     if labels is not None and (labels.dtype.is_floating_point or labels.dtype == torch.bool):
         raise ValueError(f"concepts: expected integers, got {labels.dtype}")
+    if labels is not None and labels.dtype == torch.uint8 and (labels == 255).any():
+        raise ValueError("concepts: 255 in uint8 is what -1 becomes there; cast the labels to int64 before marking any")
     for argument, tensor in (("rows", mask), ("concepts", labels)):
         if tensor is not None and tensor.ndim not in (1, 2):
             raise ValueError(f"{argument}: expected shape (batch,) or (batch, tokens), got {tuple(tensor.shape)}")

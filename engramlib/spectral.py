@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Iterator, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+from engramlib.moments import check_sigma
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -23,6 +28,11 @@ class Spectrum:
         rcond: relative cut in [0, 1). 1e-6 is the paper's.
         scale: what the cut is relative to; None = the largest eigenvalue of Σ (of each group).
 
+    Raises:
+        TypeError: Σ is no real tensor.
+        ValueError: Σ is not square, finite and symmetric, or has a negative eigenvalue that rounding cannot explain.
+        torch.linalg.LinAlgError: the factorisation does not converge.
+
     Cost: about 9 d³ floating-point operations, 8 d² bytes. Source: Section 5 (numerics) of the paper; chapter 03.
 
     Example:
@@ -31,14 +41,34 @@ class Spectrum:
         >>> spectrum = Spectrum(sigma)
         >>> int(spectrum.rank), torch.allclose(spectrum.pinv(), torch.diag(torch.tensor([0.25, 1.0, 0.0]).double()))
         (2, True)
+        >>> int(spectrum.at(1e-10).rank)  # another cut of the same factorisation
+        3
     """
 
     def __init__(self, sigma: Float[Tensor, "*groups d d"], rcond: float = 1e-6, scale: Tensor | None = None) -> None:
         check_rcond(rcond)
-        values, self.vectors = torch.linalg.eigh(sigma.double())
-        largest = values[..., -1:].clamp_min(0) if scale is None else scale
-        self.kept: Tensor = (values > rcond * largest) & (values > 0)
-        self.values: Float[Tensor, "*groups d"] = torch.where(self.kept, values, 0.0)
+        size = 0.0 if scale is None else float(scale.max())
+        check_sigma(sigma, size)
+        self.all_values, self.vectors = _eigh(sigma.double())
+        self._scale = self.all_values[..., -1:].clamp_min(0) if scale is None else scale
+        allowed = max(rcond, rounding(sigma.dtype)) * torch.maximum(self.all_values[..., -1:].abs(), self._scale)
+        if bool((self.all_values[..., :1] < -allowed).any()):
+            raise ValueError(
+                f"Σ is not positive semi-definite: its eigenvalues go from {float(self.all_values.min()):.3g} to"
+                f" {float(self.all_values.max()):.3g}, and no sum of x xᵀ has negative ones"
+            )
+        self._cut(rcond)
+
+    def _cut(self, rcond: float) -> None:
+        self.kept: Tensor = (self.all_values > rcond * self._scale) & (self.all_values > 0)
+        self.values: Float[Tensor, "*groups d"] = torch.where(self.kept, self.all_values, 0.0)
+
+    def at(self, rcond: float) -> Spectrum:
+        """The same factorisation with another cut."""
+        check_rcond(rcond)
+        other = copy.copy(self)
+        other._cut(rcond)
+        return other
 
     @property
     def rank(self) -> Int[Tensor, "*groups"]:
@@ -58,7 +88,162 @@ class Spectrum:
         return self.vectors[:, ~self.kept]
 
 
+def _eigh(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        values, vectors = torch.linalg.eigh(sigma)
+    except torch.linalg.LinAlgError:  # one that a diagonal far below rounding's reach can take from the bad path
+        size = sigma.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
+        nudge = torch.diag_embed((1e-15 * size).unsqueeze(-1).expand(sigma.shape[:-1]))
+        try:
+            values, vectors = torch.linalg.eigh((sigma + nudge).cpu())
+        except torch.linalg.LinAlgError as error:
+            raise torch.linalg.LinAlgError(
+                f"the eigenvalues of Σ could not be found, in two attempts: {error}"
+            ) from error
+    return values.to(sigma.device), vectors.to(sigma.device)
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """What rounding may do to a sum of x xᵀ, relative to its size: of float32 activations too, in a float64 sum."""
+    return max(1e-6, 100 * torch.finfo(dtype).eps) if dtype.is_floating_point else 1e-6
+
+
+def check_semidefinite(sigma: Float[Tensor, "*groups d d"], size: Float[Tensor, "*groups"], dtype: torch.dtype) -> None:
+    """Raise ``ValueError`` if Σ has a negative eigenvalue that rounding beside numbers of ``size`` cannot explain.
+
+    A Cholesky factorisation of Σ plus that much on the diagonal, d³/3, where the eigenvalues would cost 9 d³.
+    """
+    allowed = (rounding(dtype) * size.double() + torch.finfo(torch.float64).tiny).reshape(-1, 1)
+    lifted = sigma.double() + torch.diag_embed(allowed.expand(-1, sigma.shape[-1])).reshape(sigma.shape)
+    if bool((torch.linalg.cholesky_ex(lifted).info != 0).any()):
+        raise ValueError("Σ is not positive semi-definite, so it is no sum of x xᵀ")
+
+
 def check_rcond(rcond: float) -> None:
     """Raise ``ValueError`` unless 0 <= rcond < 1."""
     if not (isinstance(rcond, Real) and 0 <= rcond < 1):
         raise ValueError(f"rcond: expected a number in [0, 1), got {rcond!r}")
+
+
+# ---------------------------------------------------------------------- what is inverted
+
+
+class Inverse(NamedTuple):
+    """What follows ΔW Σ⁺ in the estimator, and the directions that the cut took out of it.
+
+    Attributes:
+        matrix: (Σ⁺ + λΣ⁻)†, shape (d, d) or (groups, d, d).
+        units: D, the lengths of the working coordinates; None = as they are.
+        lost: orthonormal directions below the cut, in working coordinates: (d, k), or (groups, d, d) with zeros for
+            those that are kept; None = nothing was cut, or the cut is what was asked for (λ = ∞).
+        values: their eigenvalues.
+    """
+
+    matrix: Tensor
+    units: Tensor | None = None
+    lost: Tensor | None = None
+    values: Tensor | None = None
+
+    def share_lost(self, delta: Tensor, plus: Tensor) -> float:
+        """‖ΔW(1 − Π)X⁺‖² / ‖ΔW X⁺‖²: how much of the target's response lies in the directions that were cut.
+
+        An upper bound of it where that is below a tenth: Σ⁺ ≤ Σ⁺ + λΣ⁻, whose eigenvalues are known.
+        """
+        if self.lost is None or self.values is None:
+            return 0.0
+        whole = float((delta @ plus * delta).sum())
+        if not whole > 0:
+            return 0.0
+        read = (delta if self.units is None else delta / self.units.unsqueeze(-2)) @ self.lost
+        bound = float((read.square() * self.values.clamp_min(0).unsqueeze(-2)).sum())
+        if bound <= 0.1 * whole:
+            return bound / whole
+        inner = self.lost.mT @ scaled(plus, self.units) @ self.lost
+        return float((read @ inner * read).sum()) / whole
+
+
+class Pivot(NamedTuple):
+    """What one factorisation of D(Σ⁺ + λΣ⁻)D tells of the others: they lie between multiples of it."""
+
+    lam: float
+    constant: Tensor  # D's last entry
+    lowest: Tensor
+    highest: Tensor
+
+    def nothing_is_cut(self, lam: float, constant: Tensor, rcond: float) -> bool:
+        """Whether it is certain that all eigenvalues at another λ > 0 are above the cut."""
+        if not (self.lam > 0 and lam > 0):
+            return False
+        ratio, stretch = lam / self.lam, (constant / self.constant).square()
+        lowest = self.lowest * min(1.0, ratio) * stretch.clamp_max(1)
+        return bool((lowest > max(rcond, 1e-10) * self.highest * max(1.0, ratio) * stretch.clamp_min(1)).all())
+
+
+def inverses(
+    plus: Tensor, minus: Tensor, lam: float, rconds: Sequence[float], *, balance: bool, pivots: list[Pivot]
+) -> Iterator[Inverse]:
+    """(Σ⁺ + λΣ⁻)† at each cut, and D V (VᵀDΣ⁺DV)† VᵀD under the hard constraint (λ = ∞), V the null space of DΣ⁻D.
+
+    ``balance``: the last coordinate is the constant 1 of a bias, whose length beside the inputs is a matter of units.
+    It is made as long as a typical input: D = diag(1, ..., 1, c), and D(DΣD)†D takes the place of Σ†. Those agree
+    where nothing is cut. Otherwise D is what makes the answer the same network's whatever units its inputs have.
+
+    One factorisation serves all cuts. Where an earlier one, in ``pivots``, makes certain that nothing is cut here, a
+    Cholesky factorisation (a tenth of the price) gives the same inverse.
+    """
+    if math.isinf(lam):
+        yield from _hard(plus, minus, rconds, units_of(plus + minus) if balance else None)
+        return
+    sigma = plus + lam * minus
+    units = units_of(sigma) if balance else None
+    work, constant = scaled(sigma, units), torch.ones(()) if units is None else units[..., -1]
+    if any(pivot.nothing_is_cut(lam, constant, max(rconds)) for pivot in pivots):
+        inverse = Inverse(scaled(torch.cholesky_inverse(torch.linalg.cholesky(work)), units), units)
+        yield from (inverse for _ in rconds)
+        return
+    spectrum = Spectrum(work, rconds[0])
+    pivots.append(Pivot(lam, constant, spectrum.all_values[..., 0], spectrum.all_values[..., -1]))
+    for rcond in rconds:
+        found = spectrum.at(rcond)
+        inverse = scaled(found.pinv(), units)
+        if bool(found.kept.all()):
+            yield Inverse(inverse, units)
+        elif work.ndim == 2:
+            yield Inverse(inverse, units, found.null_basis(), found.all_values[~found.kept])
+        else:
+            yield Inverse(inverse, units, found.vectors * ~found.kept.unsqueeze(-2), found.all_values)
+
+
+def _hard(plus: Tensor, minus: Tensor, rconds: Sequence[float], units: Tensor | None) -> Iterator[Inverse]:
+    if plus.ndim == 3:
+        each = units if units is not None else [None] * len(plus)
+        groups = [_hard(a, b, rconds, c) for a, b, c in zip(plus, minus, each, strict=True)]
+        yield from (Inverse(torch.stack([inverse.matrix for inverse in same])) for same in zip(*groups, strict=True))
+        return
+    plus = scaled(plus, units)
+    spectrum = Spectrum(scaled(minus, units), rconds[0])
+    # The cut is relative to Σ⁺ itself: when the target has nothing in the null space, VᵀΣ⁺V is rounding noise, and a
+    # cut relative to the noise would keep it.
+    largest = torch.linalg.eigvalsh(plus)[-1:].clamp_min(0)
+    for rcond in rconds:
+        v = spectrum.at(rcond).null_basis()  # N = VVᵀ, the projector on what the reference never uses
+        if v.shape[1] == 0:
+            yield Inverse(torch.zeros_like(plus))
+            continue
+        inner = Spectrum(v.T @ plus @ v, max(rcond, 1e-12), scale=largest).pinv()
+        yield Inverse(scaled(v @ inner @ v.T, units))
+
+
+def units_of(sigma: Float[Tensor, "*groups d d"]) -> Float[Tensor, "*groups d"]:
+    """D = (1, ..., 1, c): c² = mean Σᵢᵢ of the inputs / Σ_dd of the constant; 1 where one of them is zero."""
+    lengths = sigma.diagonal(dim1=-2, dim2=-1)
+    inputs, one = lengths[..., :-1].mean(-1), lengths[..., -1]
+    alive = (inputs > 0) & (one > 0)
+    units = torch.ones_like(lengths)
+    units[..., -1] = torch.where(alive, inputs / torch.where(alive, one, 1.0), 1.0).sqrt()
+    return units
+
+
+def scaled(sigma: Tensor, units: Tensor | None) -> Tensor:
+    """D Σ D."""
+    return sigma if units is None else sigma * units.unsqueeze(-1) * units.unsqueeze(-2)

@@ -121,3 +121,77 @@ def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert (tmp_path / "e").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_one_noisy_layer() -> None:
+    """Beside an outlier, the largest norm weakens all others; the median and a quantile do not."""
+    g = torch.Generator().manual_seed(0)
+    layers = {str(i): (torch.randn(3, 2, generator=g), None) for i in range(9)}
+    noisy = layers | {"4": (1e4 * layers["4"][0], None)}
+    calm, loud = (Engram(each, dict.fromkeys(each, 2.0)) for each in (layers, noisy))
+
+    def strengths(x: Engram, **options: object) -> dict[str, float]:
+        weighted = x.norm_weighted(**options)
+        return {n: float(weighted[n].weight.norm() / x[n].weight.norm()) for n in x}
+
+    assert max(s for n, s in strengths(loud).items() if n != "4") < 1e-3
+    for to in ("median", 0.5, 0.8):
+        before, after = strengths(calm, to=to), strengths(loud, to=to)
+        assert after["4"] == pytest.approx(1.0)
+        assert min(after[n] / before[n] for n in after) > 0.5
+        r = calm.relative_norms()
+        reference = float(np.quantile(list(r.values()), 0.5 if to == "median" else to))
+        assert before == pytest.approx({n: min(1.0, r[n] / reference) for n in r}, rel=1e-5)
+    assert same(calm.norm_weighted(2, to=1.0), calm.norm_weighted(2))
+    mostly_zero = Engram({n: (w * (n == "4"), None) for n, (w, _) in noisy.items()}, loud.norms)
+    assert same(mostly_zero.norm_weighted(to="median"), mostly_zero)
+    for to in ("mean", 0.0, 1.5, True, None, float("nan")):
+        with pytest.raises(ValueError, match="to: expected"):
+            calm.norm_weighted(to=to)
+    for power in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="power"):
+            calm.norm_weighted(power)
+
+
+def test_factors_that_are_none() -> None:
+    x = engram()
+    for bad in (float("nan"), float("inf"), np.float64("nan"), torch.tensor(torch.inf)):
+        for wrong in (lambda b=bad: x * b, lambda b=bad: b * x, lambda b=bad: x / b, lambda b=bad: x.scaled({"a": b})):
+            with pytest.raises(ValueError, match="finite number"):
+                wrong()
+    for bad in (True, "2", 1j, None, np.bool_(True), torch.tensor(True), torch.tensor(1j), torch.ones(1), np.ones(2)):
+        for wrong in (lambda b=bad: x * b, lambda b=bad: b * x, lambda b=bad: x / b, lambda b=bad: x.scaled({"a": b})):
+            with pytest.raises(TypeError):
+                wrong()
+    for zero in (0, 0.0, np.float64(0), torch.tensor(0.0)):
+        with pytest.raises(ZeroDivisionError):
+            x / zero
+    for two in (2, 2.0, np.int64(2), np.float32(2), torch.tensor(2), torch.tensor(2.0)):
+        assert same(x * two, x + x) and same(two * x, x + x) and same((x / two) * two, x)
+        assert same(x.scaled({"a": two, "b": two}), x + x)
+    with pytest.raises(TypeError, match="dict"):
+        x.scaled([1.0, 2.0])
+
+
+def test_results_share_no_memory_with_what_went_in() -> None:
+    x, part = engram(0), engram(1, "b")
+    keep, absorb = Engram({"a": (torch.ones(3, 2), None)}), engram(0, "a")
+    for result in (x + part, part + x, x - part, sum([x]), 1 * x, -x, x / 1, keep + absorb, absorb + keep):
+        inputs = [t for e in (x, part, keep, absorb) for entry in e.values() for t in entry if t is not None]
+        before = [t.clone() for t in inputs]
+        for entry in result.values():
+            for tensor in entry:
+                if tensor is not None:
+                    tensor.fill_(7.0)
+        assert all(torch.equal(t, b) for t, b in zip(inputs, before, strict=True))
+
+
+def test_dtypes_mix_upwards() -> None:
+    half, wide = (Engram({"a": (torch.ones(2, 2, dtype=t) / 3, None)}) for t in (torch.bfloat16, torch.float64))
+    assert (half + wide)["a"].weight.dtype == (wide + half)["a"].weight.dtype == torch.float64
+
+
+def test_norms_that_are_none() -> None:
+    for norm in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="layer 'a'.*norm"):
+            Engram({"a": (torch.ones(2, 2), None)}, {"a": norm})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -244,14 +246,14 @@ class TestErrors:
 
     def test_concepts(self) -> None:
         layer, a, b = self.parts()
-        with pytest.raises(ValueError, match="at least one concept"):
+        with pytest.raises(ValueError, match="at least two concepts"):
             el.extract_all(layer, {})
         with pytest.raises(ValueError, match="collect_by_concept"):
             el.extract_all(layer, a)
         with pytest.raises(ValueError, match="concept 'dog'"):
             el.extract_all(layer, {"cat": a, "dog": moments(torch.randn(9, 4).double(), "fc")})
         with pytest.raises(TypeError, match="concept 'cat'"):
-            el.extract_all(layer, {"cat": a[""]})
+            el.extract_all(layer, {"cat": a[""], "dog": a})
 
 
 def test_spectrum_of_many_groups() -> None:
@@ -270,3 +272,251 @@ def test_a_small_reference_beside_a_large_target_is_not_lost() -> None:
     together = el.extract_all(layer, parts, specificity=math.inf)["large"][""].weight
     alone = el.extract(layer, parts["large"], parts["small"], specificity=math.inf)[""].weight
     assert torch.allclose(together, alone, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- units
+
+
+def network(scale: float, seed: int, rank: int | None = None) -> tuple[nn.Linear, Tensor, Tensor]:
+    """A layer with a bias on inputs of some scale: the same function of x / scale at every scale."""
+    g = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(5, 3).double()
+    layer.weight.data = torch.randn(3, 5, generator=g).double() / scale
+    layer.bias.data = torch.randn(3, generator=g).double()
+    mix = torch.randn(rank or 5, 5, generator=g).double()
+    x = torch.randn(40, rank or 5, generator=g).double() @ mix + 0.3
+    return layer, x[:15] * scale, x[15:] * scale
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0, 10.0, math.inf])
+@pytest.mark.parametrize("rcond", [1e-6, 3e-2])
+@settings(max_examples=25, deadline=None)
+@given(st.floats(-6, 6), st.integers(0, 10_000), st.sampled_from([None, 2]))
+def test_units_of_the_inputs_do_not_matter(
+    rcond: float, lam: float, exponent: float, seed: int, rank: int | None
+) -> None:
+    """x → s x with W → W / s is the same network: so is the edited one, on the data and off them."""
+    fresh = torch.randn(20, 5, generator=torch.Generator().manual_seed(seed)).double()
+    outputs = []
+    for scale in (1.0, 10.0**exponent):
+        layer, plus, minus = network(scale, seed, rank)
+        target, reference = el.collect(layer, [plus]), el.collect(layer, [minus])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            edited = el.ablate(layer, el.extract(layer, target, reference, specificity=lam, rcond=rcond))
+        with torch.no_grad():
+            outputs.append(torch.cat([edited(x) for x in (plus, minus, fresh * scale)]))
+    assert torch.allclose(*outputs, rtol=1e-6, atol=1e-6)
+
+
+def test_the_papers_cut_depends_on_them_and_stays_reachable() -> None:
+    layer, plus, minus = network(1e-4, 0)
+    target, reference = el.collect(layer, [plus]), el.collect(layer, [minus])
+    with pytest.warns(UserWarning, match=r"5 of 6 directions are cut, with \d+% of the target's response"):
+        plain = el.extract(layer, target, reference, balance=False)[""]
+    w = torch.cat([layer.weight, layer.bias[:, None]], 1).detach()
+    dense = w @ target[""] @ torch.linalg.pinv(target[""] + reference[""], rtol=1e-6, hermitian=True)
+    assert torch.allclose(plain.weight, dense[:, :-1], atol=1e-9) and torch.allclose(plain.bias, dense[:, -1])
+    balanced = el.extract(layer, target, reference)[""]
+    assert balanced.weight.norm() > 100 * plain.weight.norm()
+    whole = w @ target[""] @ torch.linalg.inv(target[""] + reference[""])  # nothing is cut: exactly the formula
+    assert torch.allclose(balanced.weight, whole[:, :-1]) and torch.allclose(balanced.bias, whole[:, -1])
+    kept = [el.collect(layer, [x], bias="keep") for x in (plus, minus)]
+    for options in ({}, {"specificity": math.inf}, {"rcond": 0.5}):
+        a, b = (el.extract(layer, *kept, balance=on, **options)[""].weight for on in (True, False))
+        assert torch.equal(a, b)  # no constant, nothing to balance
+
+
+@pytest.mark.parametrize("lam", [0.0, 1.0, math.inf])
+def test_only_the_constant_is_alive(lam: float) -> None:
+    layer = nn.Linear(4, 3).double()
+    zero = torch.zeros(10, 4).double()
+    target, nothing = el.collect(layer, [zero]), el.Moments({"": torch.zeros(5, 5).double()}, {"": 0})
+    engram = el.extract(layer, target, nothing, specificity=lam)[""]
+    assert torch.allclose(engram.bias, layer.bias) and engram.weight.abs().max() == 0
+    assert el.extract(layer, nothing, nothing, specificity=lam).norm() == 0
+    assert el.extract(
+        layer, target, el.collect(layer, [torch.randn(30, 4).double()]), specificity=lam
+    ).norm() < 1e-9 + (0 if lam == math.inf else 9)
+
+
+# ---------------------------------------------------------------------- several λ and cuts
+
+
+@pytest.mark.parametrize("absorb", ["absorb", "keep"])
+def test_many_at_once_are_each_alone(absorb: str) -> None:
+    model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+    x, y = torch.randn(60, 5).double(), torch.arange(60) % 3
+    parts = el.collect_by_concept(model, [(x, y)], lambda batch: batch[1], bias=absorb)
+    total, lams, cuts = sum(parts.values()), [0, 0.3, 1, 3, math.inf], [1e-6, 1e-1]
+    sweep = el.extract_all(model, parts, specificity=lams, rcond=cuts)
+    one = el.extract(model, parts[0], total - parts[0], specificity=torch.tensor(lams, dtype=torch.float64), rcond=cuts)
+    assert list(sweep) == list(one) == [(lam, cut) for lam in lams for cut in cuts]
+    for lam, cut in sweep:
+        for concept in parts:
+            alone = el.extract(model, parts[concept], total - parts[concept], specificity=lam, rcond=cut)
+            for found in (sweep[lam, cut][concept], *([one[lam, cut]] if concept == 0 else [])):
+                assert float((found - alone).norm()) <= 1e-8 * (1 + alone.norm())
+    assert list(el.extract(model, parts[0], parts[1], specificity=(3,))) == [3.0]
+    assert list(el.extract_all(model, parts, rcond=[1e-3, 1e-6])) == [1e-3, 1e-6]
+    for options in ({"specificity": []}, {"rcond": []}, {"specificity": [1, -1]}, {"rcond": [0.1, 2]}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            el.extract(model, parts[0], parts[1], **options)
+
+
+def test_what_a_sweep_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda s: calls.append(s.shape) or eigh(s))
+    layer = layer_with(3, 4)
+    full, thin = torch.randn(2, 30, 4).double(), torch.randn(2, 1, 4).double()
+    el.extract(layer, *map(moments, thin), rcond=[1e-9, 1e-6, 1e-3])
+    assert len(calls) == 1  # one factorisation, three cuts
+    calls.clear()
+    el.extract(layer, *map(moments, full), specificity=[1, 3, 10, 0.3])
+    assert len(calls) == 1  # nothing is cut
+    calls.clear()
+    el.extract(layer, *map(moments, thin), specificity=[1, 3, 10])
+    assert len(calls) == 3  # at every λ other noise is cut
+    calls.clear()
+    el.extract_all(layer, {c: moments(torch.randn(30, 4).double()) for c in range(6)}, specificity=3)
+    assert len(calls) == 1  # the sum over all concepts
+
+
+# ---------------------------------------------------------------------- warnings, and moments that do not belong
+
+
+def test_what_the_cut_leaves_out_is_said() -> None:
+    layer, units = layer_with(3, 4), torch.tensor([1e4, 1.0, 1.0, 1.0]).double()
+    layer.weight.data /= units
+    x = torch.randn(60, 4).double() * units
+    with pytest.warns(UserWarning, match=r"layer ''.*3 of 4 directions are cut, with \d+% .*smaller rcond.*standard"):
+        extracted(layer, x[:30], x[30:])
+    with pytest.warns(UserWarning, match="of [01], λ = 1, .*3 of 4 directions") as caught:
+        el.extract_all(layer, {0: moments(x[:30]), 1: moments(x[30:])})
+    assert len(caught) == 1
+    # a huge finite λ pushes the target's own directions below the cut
+    plus, minus = torch.eye(4).double()[:2], torch.eye(4).double()[1:3]
+    layer.weight.data = torch.ones(3, 4).double()
+    with pytest.warns(UserWarning, match=r"λ = 1e\+09.*50% .*float\('inf'\)"):
+        assert extracted(layer, plus, minus, specificity=1e9).abs().max() < 1e-8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extracted(layer, plus, minus, specificity=math.inf)
+        extracted(layer, plus, minus, specificity=1e3)
+        extracted(layer, torch.randn(2, 4).double(), torch.randn(1, 4).double())  # nothing there is not cut away
+
+
+def test_too_little_data_is_said_once(recwarn: pytest.WarningsRecorder) -> None:
+    model, x = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 2)), torch.randn(99, 20)
+    few, many, thin = (el.collect(model, [part]) for part in (x[:3], x[20:], x[:25]))
+    el.extract(model, thin, many)
+    el.extract(model, thin, few, specificity=0)
+    by_hand = el.Moments(dict(few), few.count)
+    el.extract(model, by_hand, by_hand)
+    assert not recwarn.list
+    with pytest.warns(
+        UserWarning, match=r"layer '1' reads 31 inputs, and reference has 25 columns.*At least 31"
+    ) as one:
+        el.extract(model, many, thin)
+    with pytest.warns(UserWarning, match=r"target has 3 columns.*At least 10.*1 more") as two:
+        el.extract(model, few, many)
+    with pytest.warns(UserWarning, match=r"layer '1'.* 3 columns to tell concept 'b'.*more such cases") as three:
+        el.extract_all(model, {"a": few, "b": thin})
+    assert len(one) == len(two) == len(three) == 1 and one[0].filename == __file__
+
+
+def collected(layer: nn.Module, **options: object) -> el.Moments:
+    return el.collect(layer, [torch.randn(50, layer.weight.shape[1])], **options)
+
+
+def test_moments_of_another_architecture_are_refused() -> None:
+    model = nn.Linear(5, 3)
+    four = collected(nn.Linear(4, 3))  # 4 inputs and the constant: as wide as 5 inputs
+    with pytest.raises(ValueError, match=r"target: moments of layer '' .*another model.*\(3, 4\).*\(3, 5\)"):
+        el.extract(model, four, four)
+    wide = collected(nn.Linear(5, 7))
+    good = collected(model)
+    with pytest.raises(ValueError, match="reference: .*another model"):
+        el.extract(model, good, wide)
+    with pytest.raises(ValueError, match="concept 1: .*another model"):
+        el.extract_all(model, {0: good, 1: wide})
+    with pytest.raises(ValueError, match="bias mode"):
+        el.extract(model, good, collected(model, bias="keep"))
+    images = torch.randn(6, 2, 5, 5)
+    one, other = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(2, 3, 3, stride=2)
+    read = el.collect(one, [images])
+    with pytest.raises(ValueError, match="read in two ways"):
+        el.extract(other, read, read)
+    with pytest.raises(ValueError, match="no layer"):
+        el.extract(model, el.Moments({}, {}), el.Moments({}, {}))
+    with pytest.raises(ValueError, match="concept 'cat' is alone.*extract"):
+        el.extract_all(model, {"cat": good})
+
+
+def test_moments_at_other_weights_are_said_once() -> None:
+    model = nn.Sequential(nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 3))
+    x = torch.randn(200, 5)
+    target, reference = el.collect(model, [x[:100]]), el.collect(model, [x[100:]])
+    engram = el.extract(model, target, reference)
+    for other in (nn.Sequential(nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 3)), el.ablate(model, engram, 0.3)):
+        with pytest.warns(UserWarning, match=r"target: moments of layer '0' \(and 3 more\) .*other weights") as caught:
+            el.extract(other, target, reference)
+        assert len(caught) == 1 and caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="other weights"):
+        el.extract_all(el.ablate(model, engram), {0: target, 1: reference})
+
+
+def test_the_same_weights_in_other_clothes_are_the_same(recwarn: pytest.WarningsRecorder) -> None:
+    model = nn.Sequential(nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 3))
+    x = torch.randn(200, 5)
+    model[2].weight.data *= torch.logspace(-6, 1, 40)  # float16 rounds small numbers hard
+    sides = [el.collect(model, [x[:100]]), el.collect(model, [x[100:]])]
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        el.extract(copy.deepcopy(model).to(dtype), *sides)
+    el.extract(copy.deepcopy(model).half(), *[el.collect(model.double(), [part.double()]) for part in x.split(100)])
+    el.extract(torch.compile(model.float(), backend="eager"), *sides)
+    el.extract(nn.DataParallel(model), *sides)
+    el.extract(model, *[side.to("cpu").select(["0", "2"]) for side in sides])
+    norm, images = nn.BatchNorm2d(3), torch.randn(100, 3, 2, 2)
+    el.extract(copy.deepcopy(norm), *[el.collect(norm, [images], layers=".*") for _ in range(2)])
+    conv = nn.Conv2d(3, 4, 2)
+    el.extract(copy.deepcopy(conv).to(memory_format=torch.channels_last), *[el.collect(conv, [images])] * 2)
+    assert not recwarn.list
+
+
+def test_sums_that_are_none_are_refused() -> None:
+    layer = layer_with(3, 4)
+    plus, total = moments(torch.randn(30, 4).double()), moments(torch.randn(90, 4).double())
+    rest = total - moments(
+        torch.diag(torch.tensor([9.0, 1, 1, 1])).double() @ torch.linalg.qr(torch.randn(4, 4))[0].double()
+    )
+    with pytest.raises(ValueError, match="layer '': 'reference': .*semi-definite.*not in the total"):
+        el.extract(layer, plus, rest)
+    with pytest.raises(ValueError, match="layer '': 1: .*semi-definite"):
+        el.extract_all(layer, {0: plus, 1: rest})
+    layer.weight.data[0, 0] = math.nan
+    with pytest.raises(ValueError, match="weight has NaN"):
+        el.extract(layer, plus, total)
+    with pytest.raises(ValueError, match="base: expected a tensor"):
+        el.extract(layer_with(3, 4), plus, total, base={"weight": [1.0]})
+
+
+def test_the_same_moments_twice_share_everything() -> None:
+    layer, m = layer_with(3, 4), moments(torch.randn(30, 4).double())
+    assert torch.allclose(el.extract(layer, m, m, specificity=3)[""].weight, layer.weight / 4)
+    pair = el.extract_all(layer, {0: m, 1: m}, specificity=3)
+    assert torch.allclose(pair[0][""].weight, layer.weight / 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("lam", [1.0, 3.0, math.inf])
+def test_autocast_does_not_touch_the_estimator(dtype: torch.dtype, lam: float) -> None:
+    model, x = nn.Sequential(nn.Linear(6, 40), nn.Linear(40, 3)), torch.randn(300, 6)
+    sides = [el.collect(model, [part]) for part in x.split(100)][:2]
+    plain = el.extract(model, *sides, specificity=lam)
+    with torch.autocast("cpu", dtype=dtype):
+        inside = el.extract(model, *sides, specificity=lam)
+        many = el.extract_all(model, dict(enumerate(sides)), specificity=lam)[0]
+    for name in plain:
+        assert torch.equal(plain[name].weight, inside[name].weight) and torch.equal(plain[name].bias, inside[name].bias)
+        assert torch.allclose(plain[name].weight, many[name].weight, atol=1e-7)

@@ -343,14 +343,15 @@ def test_an_expert_that_nobody_was_routed_to_is_left_alone() -> None:
 
     gate.forward = lambda x: never(gate, x)
     before = experts(model.model.layers[0].mlp.experts)[6].weight.clone()
-    edited = el.forget(model, Letters(), FORGET, RETAIN)
     name = "model.layers.0.mlp.experts.3.gate_up_proj"
     moments = language.collect(model, Letters(), FORGET)
     assert moments.count[name] == 0 and not moments[name].any()
+    other = experts(model.model.layers[0].mlp.experts)[0].weight.clone()
+    with pytest.raises(TypeError, match="inplace=True"):  # a copy's `forward` would be this gate's
+        el.forget(model, Letters(), FORGET, RETAIN)
+    edited = el.forget(model, Letters(), FORGET, RETAIN, inplace=True)
     assert torch.equal(edited.model.layers[0].mlp.experts.gate_up_proj[3], before)
-    assert not torch.equal(
-        edited.model.layers[0].mlp.experts.gate_up_proj[0], experts(model.model.layers[0].mlp.experts)[0].weight
-    )
+    assert not torch.equal(edited.model.layers[0].mlp.experts.gate_up_proj[0], other)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])

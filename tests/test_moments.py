@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from engramlib import Engram, Moments
+from engramlib import Engram, Moments, collect
 
 
 def outer(n: int, d: int = 4) -> Tensor:
@@ -109,3 +110,73 @@ def test_errors_name_the_layer(shared: Moments) -> None:
         shared + 1
     with pytest.raises(ValueError, match="layers"):
         shared.select(["z"])
+
+
+def linear(seed: int, out: int = 3, **options: object) -> Moments:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, out))
+    return collect(model, [torch.randn(20, 4)], **options)
+
+
+def test_operations_keep_the_identity(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3))
+    a, b = (collect(model, [torch.randn(20, 4)]) for _ in range(2))
+    a.save(tmp_path / "a")
+    for m in (a + b, (a + b) - b, sum([a, b]), a.to("cpu"), a.select(["0"]), Moments.load(tmp_path / "a")):
+        assert m.identity == a.identity
+    own = a.identity["0"]
+    assert own.weight == (3, 4) and own.absorbed and len(own.stamp) == 12
+    assert not collect(model, [torch.randn(20, 4)], bias="keep").identity["0"].absorbed
+
+
+def test_of_two_kinds() -> None:
+    a = linear(0)
+    with pytest.raises(ValueError, match="layer '0' are of different models.*shape"):
+        a + linear(0, out=5)
+    with pytest.raises(ValueError, match="layer '0' are of different.*bias modes"):
+        a - linear(0, bias="keep")
+    mixed = a + linear(1)  # the same architecture at other weights
+    assert mixed.identity["0"].stamp == () and mixed.identity["0"].weight == (3, 4)
+    assert (mixed + a).identity["0"].stamp == ()
+    assert (a + Moments(dict(a), a.count)).identity == {}  # by hand: nobody knows
+
+
+def test_sums_that_are_none() -> None:
+    good = torch.eye(2)
+    for sigma, message in (
+        (torch.tensor([[1.0, 0.5], [0.0, 1.0]]), "not symmetric"),
+        (torch.tensor([[1.0, 0.5], [0.5, -1.0]]), "negative variance"),
+        (torch.tensor([[1.0, 5.0], [5.0, 1.0]]), "larger than its variances"),
+        (torch.tensor([[1.0, torch.nan], [torch.nan, 1.0]]), "NaN"),
+        (torch.tensor([[1.0, torch.inf], [torch.inf, 1.0]]), "infinite"),
+        (torch.zeros(0, 0), "shape"),
+    ):
+        with pytest.raises(ValueError, match=f"layer 'fc'.*{message}"):
+            Moments({"fc": sigma}, {"fc": 3})
+    for sigma in (torch.eye(2, dtype=torch.complex64), [[1.0]], torch.eye(2) > 0):
+        with pytest.raises(TypeError, match="layer 'fc'.*real"):
+            Moments({"fc": sigma}, {"fc": 3})
+    for count in (-1, 2.5, float("nan"), float("inf"), 10**400, "many"):
+        with pytest.raises(ValueError, match="layer 'fc'"):
+            Moments({"fc": good}, {"fc": count})
+    with pytest.raises(ValueError, match="count of 0"):
+        Moments({"fc": good}, {"fc": 0})
+    half = (torch.randn(500, 6).half().T @ torch.randn(500, 6).half()).half()
+    x = torch.randn(500, 6).half()
+    assert (
+        Moments({"fc": x.T @ x, "whole": torch.eye(2).long()}, {"fc": np.int64(500), "whole": 2.0}).count["fc"] == 500
+    )
+    with pytest.raises(ValueError, match="not symmetric"):
+        Moments({"fc": half}, {"fc": 1})
+
+
+def test_nothing_left_is_nothing() -> None:
+    a, b = (Moments({"fc": outer(9)}, {"fc": 9}) for _ in range(2))
+    rest = (a + b - a) - b  # in floating point not zero
+    assert rest.count["fc"] == 0 and rest["fc"].abs().max() == 0
+    with pytest.raises(ValueError, match="not contained"):
+        a - Moments({"fc": 0.5 * a["fc"]}, {"fc": 9})  # as many columns, but other data
+    assert np.float64(0) + a is a
+    with pytest.raises(TypeError):
+        np.float64(3) + a

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from engramlib._examples import Examples
+from engramlib.analysis._passes import batches_of, watching
 from engramlib.edit import edited
 from engramlib.engram import Engram, LayerEngram
 from engramlib.estimator import Deltas, fitting_layers, is_absorbed
-from engramlib.layers import Layer, refuse_routed, supported_layers
+from engramlib.layers import Layer, supported_layers
 from engramlib.moments import Moments
-
-# `collect` the function hides the module of that name in the package, so the helpers are imported from the module.
-from engramlib.running import Batch, Forward, Selector, as_batches, evaluating, labels_of, to_device
-from engramlib.running import run as run_model
+from engramlib.running import Batch, Forward, Selector, device_of, labels_of
 
 CRITERIA = ("sufficiency", "necessity", "reactivation", "specificity")
 
@@ -78,6 +75,7 @@ def score_criteria(
     wrong: Engram | None = None,
     draws: int = 3,
     seed: int = 0,
+    examples: int | None = None,
 ) -> Criteria:
     """Four questions about an engram, each answered by a number in [0, 1], beside controls that should fail.
 
@@ -127,6 +125,8 @@ def score_criteria(
         wrong: the engram of another concept.
         draws: how many random engrams; 0 = no such control.
         seed: of the random engrams.
+        examples: for ``rows``: the dimension of the model's inputs that holds the example, as in
+            :func:`engramlib.collect`.
 
     Returns:
         Criteria: ``.layers``, ``.network``, ``.table()``. Where learning changed nothing (gap 0), a score is 1 if the
@@ -135,6 +135,8 @@ def score_criteria(
     Raises:
         ValueError: an engram or moments of another model, moments collected with another bias mode, no batches, a
             base that does not fit, NaN in the outputs.
+
+    Inside a ``torch.autocast`` region everything is computed as outside of it, unless the model needs autocast to run.
 
     Cost: layers: two (out × d)(d × d) products each; network: 2 + 2·(number of engrams) forward passes, a copy of the
     edited weights, one batch of pre-activations. Source: Table 1 and Eq. 2; the scores are ours; chapter 01.
@@ -167,7 +169,7 @@ def score_criteria(
     ]
     network_rows: list[CriteriaRow] = []
     if batches is not None:
-        network_rows = _score_network(model, layers, delta, contestants, batches, rows, forward, readout)
+        network_rows = _score_network(model, layers, delta, contestants, batches, rows, forward, readout, examples)
     return Criteria(tuple(_averaged(layer_rows)), tuple(_averaged(network_rows)))
 
 
@@ -299,13 +301,14 @@ def _score_network(
     rows: Selector | None,
     forward: Forward | None,
     readout: Callable[[Tensor], Tensor] | None,
+    examples: int | None,
 ) -> list[CriteriaRow]:
     if not isinstance(batches, tuple) or len(batches) != 2:
         raise TypeError("batches: expected a pair (batches of the target, batches of the reference)")
     tallies = [_Tally(layers) for _ in contestants]
     gaps = [0.0, 0.0]
     # Each batch runs through every state before the next one is read, so nothing is kept and generators work.
-    with _watching(model, layers, forward, readout) as run:
+    with watching(model, layers, forward, readout, Examples(model, layers, forward, examples)) as run:
         for part, side in enumerate(batches):
             seen = chosen = 0
             for batch, mask in _chosen_batches(model, side, rows):
@@ -369,74 +372,9 @@ def _chosen_batches(
     model: nn.Module, batches: Iterable[Batch], rows: Selector | None
 ) -> Iterator[tuple[Batch, Tensor | None]]:
     """The batches on the model's device, each with the mask of the examples or tokens that count."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    for batch in as_batches(batches):
-        batch = to_device(batch, device)
-        labels = labels_of(batch, rows, None, device)
+    for batch in batches_of(model, batches):
+        labels = labels_of(batch, rows, None, device_of(model))
         yield batch, None if labels is None else labels >= 0
-
-
-@contextmanager
-def _watching(
-    model: nn.Module, layers: dict[str, Layer], forward: Forward | None, readout: Callable[[Tensor], Tensor] | None
-) -> Iterator[Callable[[Batch, Tensor | None], tuple[Tensor, dict[str, list[Tensor]]]]]:
-    """A function that runs a batch and gives the outputs and each layer's pre-activations, in float64."""
-    refuse_routed(layers, "its pre-activations cannot be compared between states of the network")
-    seen: dict[str, list[Tensor]] = {}
-
-    def hook(name: str) -> Callable[..., None]:
-        # A copy: the next module may write into its input in place.
-        return lambda module, args, output: seen[name].append(_wide(output, copy=True))
-
-    def run(batch: Batch, mask: Tensor | None) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        seen.update({name: [] for name in layers})
-        output = output_of(run_model(model, batch, forward))
-        if readout is not None:
-            output = readout(output)
-        unread = [name for name, tensors in seen.items() if not tensors]
-        if unread:
-            raise ValueError(f"the forward pass never called layer {unread[0]!r}: it cannot be scored")
-        z = {name: [_choose(t, mask, f"layer {name!r}") for t in tensors] for name, tensors in seen.items()}
-        return _choose(output, mask, "the model's output"), z
-
-    with evaluating(model), torch.no_grad():
-        hooks = [layer.module.register_forward_hook(hook(name)) for name, layer in layers.items()]
-        try:
-            yield run
-        finally:
-            for handle in hooks:
-                handle.remove()
-
-
-def _wide(z: Tensor, copy: bool = False) -> Tensor:
-    home = torch.device("cpu") if z.device.type == "mps" else z.device  # Apple's GPUs have no float64
-    return z.detach().to(home, torch.float64, copy=copy)
-
-
-def _choose(z: Tensor, mask: Tensor | None, what: str) -> Tensor:
-    z = _wide(z)
-    if mask is None:
-        return z
-    mask = mask.to(z.device)
-    if mask.shape != z.shape[: mask.ndim]:
-        raise ValueError(f"rows: a mask of shape {tuple(mask.shape)} does not fit {what} of shape {tuple(z.shape)}")
-    return z[mask]
-
-
-def output_of(output: Any) -> Tensor:
-    """The tensor to compare: the output itself, its ``logits``, or the first entry of a tuple.
-
-    Raises ``TypeError`` for anything else; pass ``forward`` then, a function that returns the tensor.
-    """
-    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
-        return output["logits"]
-    if isinstance(getattr(output, "logits", None), Tensor):
-        return output.logits
-    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        return output[0]
-    if not isinstance(output, Tensor):
-        raise TypeError(f"the model returned {type(output).__name__}; pass `forward`, a function that returns a tensor")
-    return output
 
 
 # ------------------------------------------------------------------------------------------------------------- controls

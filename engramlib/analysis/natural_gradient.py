@@ -176,23 +176,24 @@ def exact_forgetting_step(
     layers = fitting_layers(model, {"target": target, "reference": reference})
     if layer not in layers:
         raise ValueError(f"layer: there are no moments of {layer!r}")
-    if target[layer].ndim == 3:
-        raise ValueError(f"layer {layer!r} is a grouped convolution: its Fisher block is not written out")
     chosen = {layer: layers[layer]}
     delta = Deltas(base).of(layers[layer], target[layer])
     a = (target + reference)[layer].double()
-    out, d = delta.shape
-    if fisher.shape != (out * d, out * d):
-        raise ValueError(f"fisher: expected shape {(out * d, out * d)} for layer {layer!r}, got {tuple(fisher.shape)}")
-    spectrum = Spectrum(a, rcond)
-    whiten = spectrum.vectors[:, spectrum.kept] / spectrum.values[spectrum.kept].sqrt()  # (d, k)
-    f = torch.einsum("aibj,ik,jl->akbl", fisher.to(a.device).double().view(out, d, out, d), whiten, whiten)
-    f = f.reshape(out * whiten.shape[1], -1)
-    mean = f.diagonal().mean()  # σ², on the kept directions
+    groups = delta.shape[:-2]
+    out, d = delta.shape[-2:]
+    if fisher.shape != (delta.numel(), delta.numel()):
+        expected = (delta.numel(), delta.numel())
+        raise ValueError(f"fisher: expected shape {expected} for layer {layer!r}, got {tuple(fisher.shape)}")
+    spectrum = Spectrum(a.view(-1, d, d), rcond)
+    inverse = torch.where(spectrum.kept, spectrum.values, torch.inf).rsqrt()  # 0 where it is cut
+    whiten = spectrum.vectors * inverse.unsqueeze(-2)  # (groups, d, d)
+    f = fisher.to(a.device).double().view(len(whiten), out, d, len(whiten), out, d)
+    f = torch.einsum("xaiybj,xik,yjl->xakybl", f, whiten, whiten).reshape(delta.numel(), -1)
+    mean = f.trace() / (out * spectrum.kept.sum())  # σ², on the kept directions
     damped = f + damping * mean * torch.eye(len(f), dtype=f.dtype, device=f.device)
-    gradient = (delta @ target[layer].double() @ whiten).flatten()
+    gradient = ((delta @ target[layer].double()).view(-1, out, d) @ whiten).flatten()
     step = mean * (1 + damping) * (Spectrum(damped, rcond).pinv() @ gradient)
-    found = {layer: step.view(out, -1) @ whiten.T}
+    found = {layer: (step.view(-1, out, d) @ whiten.mT).view(*groups, out, d)}
     return as_engram(chosen, target, found)
 
 

@@ -45,7 +45,7 @@ def grader(packed: str) -> Any:
         """Otter's, with messages for students: not the line of the check, which may give the answer away."""
 
         def check(self, question: str, global_env: dict[str, Any] | None = None) -> Any:
-            caller = inspect.currentframe().f_back  # type: ignore[union-attr]
+            caller = inspect.currentframe().f_back
             with patch.object(ExceptionTestFile, "_generate_error_message", whole):
                 result = super().check(question, caller.f_globals if global_env is None else global_env)
             for outcome in result.test_case_results:

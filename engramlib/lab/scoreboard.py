@@ -88,7 +88,7 @@ def minus(a: Value | None, b: Value | None) -> Value | None:
     if a is None or b is None or a.mean is None or b.mean is None:
         return None
     if a.n and a.n == b.n:
-        found = value([x - y for x, y in zip(a.seeds, b.seeds, strict=True)])
+        found = value([x - y for x, y in zip(a.seeds, b.seeds, strict=True)]) or Value(None)
     else:
         found = Value(a.mean - b.mean, math.hypot(a.sd or 0, b.sd or 0) if a.sd or b.sd else None)
     return replace(found, source=a.source, data=a.data)

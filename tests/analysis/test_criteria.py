@@ -234,7 +234,7 @@ class TestNetwork:
             forward=lambda model, batch: model(batch["x"]),
         )
         assert numbers(masked.network[0]) == pytest.approx(numbers(alone.network[0]))
-        with pytest.raises(ValueError, match="rows: a mask of shape"):
+        with pytest.raises(ValueError, match="does not fit rows"):
             case.score(batches=([x], [x]), rows=lambda batch: torch.ones(5, dtype=torch.bool))
 
     def test_readout_decides_what_is_compared(self) -> None:

@@ -255,7 +255,8 @@ class TestExtractFiltered:
 
     def test_errors_name_the_layer(self) -> None:
         model, target, reference = self.model()
-        bad = el.Moments({n: -0.3 * s if n == "4" else s for n, s in reference.items()}, reference.count)
+        turned = {n: -0.3 * s if n == "4" else s for n, s in reference.items()}
+        bad = el.Moments._known(turned, reference.count, {})  # built by hand it would be refused at once
         with pytest.raises(ValueError, match="layer '4': .*outside"):
             extract_filtered(model, target, bad)
         with pytest.raises(TypeError, match="target: expected Moments"):

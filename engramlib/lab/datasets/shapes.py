@@ -69,7 +69,8 @@ def shapes(n_super: int = 5, n_sub: int = 2, *, per_class: int = 200, size: int 
         return Split(torch.from_numpy(images[order]).float().div_(255.0), torch.from_numpy(labels[order]))
 
     groups = tuple(c // n_sub for c in range(len(classes)))
-    return ImageData("shapes", classes, (3, size, size), *map(part, range(len(SPLITS))), superclasses, groups)
+    train, val, test = map(part, range(len(SPLITS)))
+    return ImageData("shapes", classes, (3, size, size), train, val, test, superclasses, groups)
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:

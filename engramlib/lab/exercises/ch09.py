@@ -96,6 +96,7 @@ def _(line: int) -> None:
 def _(answer: object) -> None:
     names = {"leace", "mask", "retrained", "fc engram"}
     expect(isinstance(answer, dict) and set(answer) == set("ABCD"), "Give a dict with the keys A, B, C and D.")
+    assert isinstance(answer, dict)
     expect(set(answer.values()) == names, f"Use each of these names once: {', '.join(sorted(names))}.")
     expect(
         {answer["A"], answer["D"]} == {"mask", "fc engram"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def record(
     seeds: Sequence[int],
     data: object,
     summary: Callable[[list[Row]], object] | None = None,
-) -> runs.Recording:
+) -> runs.Recorder:
     """Record every part, (facts, function), that is not there yet; `summary` of all rows is kept with them."""
     recorder = runs.record(
         name, config=dict(config), seeds=seeds, data=data, overwrite=args.overwrite, restart=args.restart
@@ -59,7 +60,7 @@ def record(
 def by_seed(
     study: str,
     doc: str,
-    choices: Mapping[str, tuple[Callable[[], object], object]],
+    choices: Mapping[str, tuple[Callable[[], object], Any]],
     run: Callable[..., list[Row]],
     summary: Callable[[list[Row]], Summary],
     argv: Sequence[str] | None,
@@ -81,8 +82,8 @@ def by_seed(
 
     if args.record:
         parts = [({"seed": seed}, lambda seed=seed: rows(seed)) for seed in range(args.seeds)]
-        how = {"config": {"settings": asdict(settings)}, "seeds": range(args.seeds), "data": data, "summary": summary}
-        show(record(f"{study}-{args.data}", parts, args, **how).summary)
+        how: dict[str, Any] = {"config": {"settings": asdict(settings)}, "seeds": range(args.seeds), "data": data}
+        show(record(f"{study}-{args.data}", parts, args, summary=summary, **how).summary)
     else:
         show(summary([row for seed in range(args.seeds) for row in rows(seed)]))
     return 0

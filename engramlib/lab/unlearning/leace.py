@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def leace(problem: Problem) -> nn.Module:
     return ErasedFeatures(model, *(t.to(problem.device, model.fc.weight.dtype) for t in (left, right, eraser.bias)))
 
 
-def _eraser_class() -> type:
+def _eraser_class() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # it uses torch.jit.script

@@ -113,7 +113,7 @@ def _try(method: Method, problem: BaseProblem, settings: Settings) -> tuple[Row,
         row |= {"seconds": time.perf_counter() - started + problem.saved_seconds - saved}
         forget, keep = problem.accuracies(model)
         row |= {"acc_forget": forget, "acc_keep": keep, "score": score(problem, forget, keep), "error": None}
-    except (ArithmeticError, torch.linalg.LinAlgError) as error:
+    except (ArithmeticError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         row = {"seconds": time.perf_counter() - started + problem.saved_seconds - saved} | row
         row |= {"acc_forget": None, "acc_keep": None, "score": 0.0, "error": str(error)}
         model = None

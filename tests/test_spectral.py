@@ -1,0 +1,153 @@
+"""What may be factorised, what is cut, and how much that leaves out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from engramlib.spectral import Pivot, Spectrum, check_semidefinite, inverses, units_of
+
+
+def sum_of(n: int, d: int, scale: float = 1.0) -> Tensor:
+    x = scale * torch.randn(n, d).double()
+    return x.T @ x
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 2)])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_and_infinity_are_refused(place: tuple[int, int], value: float) -> None:
+    sigma = sum_of(9, 4)
+    sigma[place] = sigma[place[::-1]] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        Spectrum(sigma)
+
+
+def test_what_is_no_sum_of_outer_products_is_refused() -> None:
+    with pytest.raises(ValueError, match="not symmetric"):
+        Spectrum(torch.randn(4, 4).double())
+    with pytest.raises(ValueError, match="negative variance"):
+        Spectrum(-sum_of(9, 4))
+    path = 0.99 * (torch.ones(3, 3) - torch.eye(3)) + torch.eye(3)
+    path[0, 2] = path[2, 0] = 0.0  # 1 is like 2 and 2 like 3, but 1 is not like 3
+    with pytest.raises(ValueError, match="not positive semi-definite.*-0.4 to 2.4"):
+        Spectrum(path)
+    with pytest.raises(ValueError, match="shape"):
+        Spectrum(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="shape"):
+        Spectrum(torch.ones(0, 0))
+    with pytest.raises(TypeError, match="real"):
+        Spectrum(torch.eye(2, dtype=torch.complex64))
+    with pytest.raises(TypeError, match="real"):
+        Spectrum([[1.0]])
+
+
+def test_rounding_is_no_fault() -> None:
+    x = torch.randn(2000, 6)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        sigma = (x.to(dtype).T @ x.to(dtype) / 100).to(dtype)
+        assert int(Spectrum(sigma, 0.1).rank) == 6
+    low = torch.randn(2000, 2) @ torch.randn(2, 6)
+    assert int(Spectrum((low.T @ low).double()).rank) == 2  # made in float32: its negative eigenvalues are rounding
+    assert float(Spectrum(torch.zeros(3, 3)).pinv().abs().max()) == 0
+
+
+def test_another_cut_of_the_same_factorisation() -> None:
+    sigma = torch.diag(torch.tensor([1.0, 1e-2, 1e-5]).double())
+    coarse = Spectrum(sigma, 1e-1)
+    fine = coarse.at(1e-6)
+    assert int(coarse.rank) == 1 and int(fine.rank) == 3 and int(coarse.at(1e-3).rank) == 2
+    assert torch.equal(fine.pinv(), Spectrum(sigma, 1e-6).pinv())
+    with pytest.raises(ValueError, match="rcond"):
+        coarse.at(1.0)
+
+
+def test_a_factorisation_that_fails_is_tried_again_and_then_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    eigh, left = torch.linalg.eigh, [1]
+
+    def fails(sigma: Tensor) -> tuple[Tensor, Tensor]:
+        if left[0]:
+            left[0] -= 1
+            raise torch.linalg.LinAlgError("did not converge")
+        return eigh(sigma)
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    sigma = sum_of(9, 4)
+    assert torch.allclose(Spectrum(sigma).pinv(), torch.linalg.pinv(sigma))
+    left[0] = 2
+    with pytest.raises(torch.linalg.LinAlgError, match="two attempts"):
+        Spectrum(sigma)
+
+
+def test_semidefinite_up_to_rounding() -> None:
+    sigma = sum_of(3, 5)  # rank 3
+    size = sigma.diagonal().sum()
+    check_semidefinite(sigma, size, torch.float64)
+    check_semidefinite(torch.zeros(2, 3, 3), torch.zeros(2), torch.float32)
+    part = sum_of(30, 5)
+    for bad in (sigma - part, torch.stack([sum_of(9, 5), sigma - part])):
+        with pytest.raises(ValueError, match="semi-definite"):
+            check_semidefinite(bad, size.expand(len(bad)) if bad.ndim == 3 else size, torch.float64)
+
+
+def test_the_constant_is_as_long_as_a_typical_input() -> None:
+    x = torch.cat([1e4 * torch.randn(500, 6), torch.ones(500, 1)], 1).double()
+    sigma = x.T @ x
+    units = units_of(sigma)
+    assert torch.equal(units[:-1], torch.ones(6).double())
+    assert float(units[-1] ** 2 * sigma[-1, -1]) == pytest.approx(float(sigma.diagonal()[:-1].mean()))
+    for dead in (torch.diag(torch.tensor([0.0, 0.0, 7.0])), torch.diag(torch.tensor([1.0, 2.0, 0.0]))):
+        assert torch.equal(units_of(dead), torch.ones(3))  # nothing to compare
+    groups = torch.stack([sigma, 4 * torch.eye(7).double()])
+    assert torch.allclose(units_of(groups)[0], units) and torch.equal(units_of(groups)[1], torch.ones(7).double())
+
+
+@pytest.mark.parametrize("lam", [0.1, 3.0, 100.0])
+def test_a_pivot_never_promises_too_much(lam: float) -> None:
+    """Where it says that nothing is cut, the eigenvalues say so too; and it does say so where all is well."""
+    said = 0
+    for seed in range(200):
+        torch.manual_seed(seed)
+        d = int(torch.randint(2, 6, ()))
+        tilt = torch.diag(10.0 ** (2 * torch.randn(d))).double()
+        plus, minus = (tilt @ sum_of(2 * d, d) @ tilt for _ in range(2))
+        start, pivots, rcond = 1.0, list[Pivot](), 1e-6
+        list(inverses(plus, minus, start, [rcond], balance=True, pivots=pivots))
+        sigma = plus + lam * minus
+        units = units_of(sigma)
+        values = torch.linalg.eigvalsh(sigma * units[:, None] * units)
+        if pivots[0].nothing_is_cut(lam, units[-1], rcond):
+            said += 1
+            assert values[0] > rcond * values[-1]
+            (short,) = inverses(plus, minus, lam, [rcond], balance=True, pivots=pivots)
+            (long,) = inverses(plus, minus, lam, [rcond], balance=True, pivots=[])
+            assert len(pivots) == 1 and torch.allclose(
+                short.matrix, long.matrix, rtol=1e-6, atol=1e-9 * float(long.matrix.abs().max())
+            )
+    assert said > 5
+
+
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("rcond", [1e-6, 1e-2, 0.3])
+def test_the_share_that_is_lost(rcond: float, groups: bool) -> None:
+    """Against its definition: project the target's columns off what was kept, in working coordinates."""
+
+    def data(n: int) -> Tensor:
+        scale = torch.tensor([10.0, 1.0, 0.1, 0.01, 1.0]).double()
+        return torch.randn(2, n, 5).double() * scale if groups else torch.randn(n, 5).double() * scale
+
+    x, y, delta = data(20), data(30), torch.randn(*([2] if groups else []), 3, 5).double()
+    plus, minus = x.mT @ x, y.mT @ y
+    (inverse,) = inverses(plus, minus, 2.0, [rcond], balance=True, pivots=[])
+    units = units_of(plus + 2 * minus)
+    work = units.unsqueeze(-1) * (plus + 2 * minus) * units.unsqueeze(-2)
+    values, vectors = torch.linalg.eigh(work)
+    cut = vectors * (values <= rcond * values[..., -1:]).unsqueeze(-2)
+    gone = (delta / units.unsqueeze(-2)) @ cut @ cut.mT @ (x * units.unsqueeze(-2)).mT
+    expected = float(gone.square().sum() / (delta @ x.mT).square().sum())
+    share = inverse.share_lost(delta, plus)
+    assert share >= expected - 1e-12
+    assert share == pytest.approx(expected) if share > 0.1 else expected <= 0.1
+    assert expected > 0 or inverse.lost is None
