@@ -44,7 +44,6 @@ class Row:
     must: Raises | Gives
     model: Callable[[], nn.Module] | None = None  # another model than the small network
     edits: bool = False  # the call is meant to change the model
-    fault: str | None = None  # known not to hold yet, and why: the test is expected to fail
 
     def __str__(self) -> str:
         return f"{self.function}: {self.given}"
