@@ -1,13 +1,19 @@
-# Two commands: `make book` and `make test`. Everything lands in .venv and _build; `make clean` removes both.
+# Two commands: `make book` and `make test`. Everything lands in .venv and _build (and, of the tests of versions, in
+# .venv-oldest and .venv-newest); `make clean` removes them.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PORT   ?= 8000
 PYTEST ?=
+# The lower bounds of pyproject.toml, and today's newest: what `make test-oldest` and `make test-newest` try.
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+PYTHON_OLDEST ?= python3.10
+PYTHON_NEWEST ?= python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help book test serve clean repoint install assignments site-test
+.PHONY: help book test test-oldest test-newest serve clean repoint install assignments site-test
 
 help: ## show this list
 	@echo "AI engrams: the book and engramlib. Needs python3 >= 3.10 and make, nothing else."
@@ -31,6 +37,14 @@ site-test: $(STAMP) ## the built book in a real browser, about 3 minutes (needs 
 	@$(BIN)/python book/browser.py
 	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/site -q $(PYTEST)
 
+test-oldest: $(OLDEST)/.installed ## the method's unit tests with the oldest Python and packages promised, about 5 minutes
+	@$(call method-tests,$(OLDEST))
+
+test-newest: ## the same with the newest that pip gives today, about 6 minutes; each of the two takes 6 GB
+	@test -x $(NEWEST)/bin/python || { $(call new-venv,$(NEWEST),PYTHON_NEWEST,$@); }
+	@$(call install-bounds,$(NEWEST),newest,--upgrade --upgrade-strategy eager)
+	@$(call method-tests,$(NEWEST))
+
 serve: ## show the built book at http://localhost:8000 (PORT=8080 for another port)
 	@test -f _build/html/index.html || { echo "No book yet: run 'make book' first."; exit 1; }
 	@echo "The book is at http://localhost:$(PORT)/ (Ctrl-C stops)"
@@ -44,8 +58,8 @@ assignments: $(STAMP) ## make the student notebooks and autograders from their m
 
 install: $(STAMP) ## only make .venv
 
-clean: ## remove .venv and _build
-	rm -rf $(VENV) _build
+clean: ## remove what was made: the .venv folders and _build
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) _build
 
 # Installed again whenever the requirements change.
 $(STAMP): pyproject.toml requirements.txt
@@ -61,3 +75,32 @@ $(STAMP): pyproject.toml requirements.txt
 	  echo "The install failed, see above. Check the network and the disk (7 GB), then run make again."; exit 1; }
 	@touch $@
 	@echo "Installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)"
+
+# $(call new-venv,folder,variable,target): its Python is on PATH or pyenv's, whose shims may be on PATH and not run.
+define new-venv
+  for python in "$($(2))" "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/*/bin/"$($(2))"; do \
+    if "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then break; fi; python=; done; \
+  test -n "$$python" || { \
+    echo "No $($(2)) that can make virtual environments found: install it, or name yours: make $(3) $(2)=/path/to/python"; \
+    exit 1; }; \
+  echo "Installing into $(1) with $$("$$python" --version): some minutes and 6 GB (PyTorch is most of it) ..."; \
+  "$$python" -m venv --clear $(1)
+endef
+# $(call install-bounds,folder,oldest or newest,options of pip)
+define install-bounds
+  $(1)/bin/python .ci/bounds.py $(2) > $(1)/requirements.txt && \
+  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-input $(3) -r $(1)/requirements.txt -e . || { \
+    echo "The install failed, see above: the network, the disk (6 GB), or bounds of pyproject.toml that do not agree."; \
+    exit 1; }
+endef
+# What is installed stands first in the log, for the day when a test fails.
+define method-tests
+  $(1)/bin/python --version; $(1)/bin/python -m pip freeze --exclude-editable | grep -v ^nvidia | tr '\n' ' '; echo; \
+  OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -q --doctest-modules engramlib --ignore=engramlib/lab tests/test_*.py $(PYTEST)
+endef
+
+# Emptied and installed again whenever a bound may have changed.
+$(OLDEST)/.installed: pyproject.toml .ci/bounds.py
+	@$(call new-venv,$(OLDEST),PYTHON_OLDEST,test-oldest)
+	@$(call install-bounds,$(OLDEST),oldest)
+	@touch $@

@@ -64,7 +64,7 @@ def notebooks(root: Path = ROOT) -> list[Path]:
 
 def stand_in(root: Path, folder: Path) -> str:
     """Commit the working tree to a new repository in `folder`; its commit. What .gitignore names is not in it."""
-    shutil.copytree(root, folder, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "_build"))
+    shutil.copytree(root, folder, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv*", "_build"))
 
     def git(*arguments: str) -> str:
         settings = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "PATH": os.environ["PATH"]}

@@ -101,21 +101,22 @@ def _gradient_reaches_back(model: nn.Module, ids: Tensor, half: int) -> bool | N
     """Whether the outputs of the first half have a gradient in the second's embeddings; None if there is no telling."""
     kept: list[Tensor] = []
 
-    def keep(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not args or not isinstance(args[0], Tensor) or args[0].shape != ids.shape or not torch.equal(args[0], ids):
+            return None
         kept.append(output.detach().requires_grad_())
         return kept[-1]
 
-    hook = None
+    hooks = [part.register_forward_hook(keep) for part in model.modules() if isinstance(part, nn.Embedding)]
     try:
-        hook = model.get_input_embeddings().register_forward_hook(keep)
         with torch.enable_grad():
             output = _call(model, ids)
             assert output is not None
             total = output[:half].float().nan_to_num(0, 0, 0).square().sum()
-            (gradient,) = torch.autograd.grad(total, kept[:1])
-        return bool(gradient[0, half:].any())
-    except Exception:  # no embedding to be found, weights that have no gradient, inference mode
+            found = torch.autograd.grad(total, kept, allow_unused=True)
+        return any(bool(gradient[0, half:].any()) for gradient in found if gradient is not None)
+    except Exception:  # no embedding was called, weights that have no gradient, inference mode
         return None
     finally:
-        if hook is not None:
+        for hook in hooks:
             hook.remove()

@@ -24,6 +24,9 @@ from engramlib.running import Batch, Forward, _handed_back, run
 Key = str | None  # a layer's name (of an expert: its owner's); None = the model's output
 Form = tuple[int, str]  # the dimension that the examples are in, and whether they are all of it, or a part of it
 Forms = dict[tuple[Key, int], Form]  # of a layer's inputs of so many leading dimensions
+Dims = tuple[int | None, ...]  # the dimension of each tensor of a batch that holds the example
+Prints = dict[Key, list[tuple[tuple[int, ...], Tensor, float]]]  # see `_print`, for each call of a layer
+Seen = tuple[Key, tuple[int, ...], int, Tensor]  # a layer, its leading dimensions, who was replaced, how rows moved
 
 UNFIT, UNCLEAR = "does not fit", "is not clear"
 _PRINTS = 4  # random numbers that stand for a row when two runs are compared
@@ -92,8 +95,9 @@ class Examples:
                 outer = self.outer(key, lead, n)
                 if outer == 1 and lead[0] == n:
                     return labels.flatten(), 1
-                spread = labels.reshape(1, n, 1)
-                return outer and (spread.expand(outer, n, size // (outer * n)).flatten(), len(lead))
+                if outer is None:
+                    return None
+                return labels.reshape(1, n, 1).expand(outer, n, size // (outer * n)).flatten(), len(lead)
             self.check_sides()
             tokens = labels.shape[1]
             cover = next((i for i in range(1, len(lead) + 1) if math.prod(lead[:i]) == n * tokens), 0)
@@ -108,7 +112,7 @@ class Examples:
                 raise ValueError(UNFIT)
         except ValueError as error:
             raise self.error(key, shape, labels, str(error)) from None
-        return outer and ((labels if outer == 1 else labels.T).flatten(), cover)
+        return None if outer is None else ((labels if outer == 1 else labels.T).flatten(), cover)
 
     def error(self, key: Key, shape: torch.Size, labels: Tensor | int, what: str) -> ValueError:
         """What went wrong, in full."""
@@ -116,8 +120,8 @@ class Examples:
         if what == UNFIT and isinstance(labels, Tensor):
             return ValueError(
                 f"{who} shape {tuple(shape)}, which does not fit rows or concepts of shape {tuple(labels.shape)}:"
-                " give one value per example or per token of the batch (if it is an expert that is a module of its"
-                " own, nothing says which tokens it got: choose other layers)"
+                " give one value per example or per token of the batch (if it reads none of the examples, such as"
+                " positions, or is an expert that is a module of its own, choose other layers with `layers`)"
             )
         if what not in (UNFIT, UNCLEAR):
             return ValueError(what)
@@ -159,7 +163,8 @@ class Examples:
         Cost: a forward pass, and one for each replaced example (1 to 4), of every way the inputs may hold them.
         """
         self.asked = True
-        ways, best = self.ways(n), None
+        ways = self.ways(n)
+        best: tuple[set[Key], int | None, Forms, Dims] | None = None
         self.stuck = not ways and self.widest() is not None
         self.asking = True
         try:
@@ -167,21 +172,21 @@ class Examples:
                 base = self.prints(self.batch)
                 for count, dims in ways:
                     wrong, forms = self.judge(base, count, dims, sure=len(ways) == 1)
-                    if best is None or wrong < best[0]:
+                    if best is None or len(wrong) < len(best[0]):
                         best = wrong, count, forms, dims
-                    elif wrong == best[0] > 0:
+                    elif wrong and len(wrong) == len(best[0]):
                         best = wrong, None, {}, ()  # a tie of two bad answers is none
-                    if wrong == 0:
+                    if not wrong:
                         break
         finally:
             self.asking = False
-        if best is None or best[1] is None or (n is None and best[0]):
-            return None
-        _, count, forms, dims = best
+        if best is None or best[1] is None or (n is None and None in best[0]):
+            return None  # nothing explains what happened, or an example changes the output of others
+        _, number, forms, dims = best
         self.forms.update(forms)
         if n is None:
             self.dim = dims[next(i for i, t in enumerate(_tensors(self.batch)) if t is self.widest())]
-        return count
+        return number
 
     def widest(self) -> Tensor | None:
         """The input with the most dimensions."""
@@ -192,46 +197,49 @@ class Examples:
         widest = self.widest()
         return None if self.dim is None or widest is None or widest.ndim <= self.dim else widest.shape[self.dim]
 
-    def ways(self, n: int | None) -> list[tuple[int, tuple[int | None, ...]]]:
+    def ways(self, n: int | None) -> list[tuple[int, Dims]]:
         """How the batch's tensors may hold the example: its number and each tensor's dimension."""
         tensors, widest = list(_tensors(self.batch)), self.widest()
-        found: dict[tuple[int, tuple[int | None, ...]], None] = {}
+        found: dict[tuple[int, Dims], None] = {}
         for dim in (0, 1) if self.dim is None else (self.dim,):
-            count = n
-            if count is None:
+            if n is not None:
+                count = n
+            else:
                 if widest is None or widest.ndim <= dim or (dim and not is_sequence(widest)):
                     continue
-                count = widest.shape[dim]
+                count = int(widest.shape[dim])
             for low in (dim, 0):  # where the inputs are (tokens, batch), a mask may still be (batch, tokens)
                 dims = tuple(_holds(t, dim if t.ndim > 2 else low, count) for t in tensors)
                 if any(d is not None for d in dims):
                     found[count, dims] = None
         return sorted(found, key=lambda way: way[0] == 1)  # sorting is stable; a batch of one cannot be wrong
 
-    def judge(self, base: list[Any], n: int, dims: tuple[int | None, ...], sure: bool) -> tuple[int, Forms]:
-        """(how many layers mix examples, the form of each other layer), if the batch holds its n examples in ``dims``.
+    def judge(self, base: Prints, n: int, dims: Dims, sure: bool) -> tuple[set[Key], Forms]:
+        """(what mixes examples, the form of all else), if the batch holds its n examples in ``dims``.
 
         Both ends of the batch are replaced where the dimension is not ``sure``: tokens are mixed forward or backward.
         """
-        seen: list[tuple[Key, tuple[int, ...], int, Tensor]] = []
-        verdict: tuple[int, Forms] = (0, {})
+        seen: list[Seen] = []
+        verdict: tuple[set[Key], Forms] = (set(), {})
         for turn, e in enumerate(dict.fromkeys((0, n - 1, n // 2, 1)) if n > 1 else ()):
             batch = _replaced(self.batch, dims, e, n)
             if batch is None:
                 continue
             now = self.prints(batch)
-            if [(k, lead) for k, lead, _ in now] != [(k, lead) for k, lead, _ in base]:
-                return 1, {}  # other layers were called
-            seen += [(k, lead, e, _moved(old, new)) for (k, lead, old), (_, _, new) in zip(base, now, strict=True)]
+            for key, before in base.items():  # experts of the user's own read other numbers of tokens each time
+                after = now.get(key, [])
+                if [lead for lead, *_ in before] == [lead for lead, *_ in after]:
+                    pairs = zip(before, after, strict=True)
+                    seen += [(key, lead, e, _moved(old, new, eps)) for (lead, old, eps), (_, new, _) in pairs]
             # Bit for bit; and where that explains nothing (a GPU's sums differ in order), up to rounding.
-            verdict, open_ = min((_explain(seen, n, slack) for slack in (0.0, 1.0)), key=lambda v: v[0][0])
+            verdict, open_ = min((_explain(seen, n, slack) for slack in (0.0, 1.0)), key=lambda v: len(v[0][0]))
             if not open_ and (sure or turn):
                 break
         return verdict
 
-    def prints(self, batch: Batch) -> list[tuple[Key, tuple[int, ...], tuple[Tensor, float]]]:
+    def prints(self, batch: Batch) -> Prints:
         """Run the model: of each tensor that a layer reads, and of the output, a few numbers that tell rows apart."""
-        found: list[tuple[Key, tuple[int, ...], tuple[Tensor, float]]] = []
+        found: Prints = {}
         layers = {**supported_layers(self.model), **self.layers}
         watched = {id(m): (key, base, m) for layer in layers.values() for key, base, m in [watch(layer)]}
         hooks = []
@@ -239,9 +247,9 @@ class Examples:
         def hook(key: str, base: int | None) -> Callable[..., None]:
             def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-                if x is not None and x.is_floating_point():
+                if x is not None and x.is_floating_point() and x.numel():
                     x = x.unsqueeze(0) if x.ndim == (base or 1) else x
-                    found.append((key, lead_of(x, base), _print(x, len(lead_of(x, base)))))
+                    found.setdefault(key, []).append(_print(x, lead_of(x, base)))
 
             return pre_hook
 
@@ -252,9 +260,9 @@ class Examples:
         finally:
             for handle in hooks:
                 handle.remove()
-        if output is not None and output.ndim > 0:
-            lead = lead_of(output.unsqueeze(-1) if output.ndim == 1 else output, None)
-            found.append((None, lead, _print(output, len(lead))))
+        if output is not None and output.ndim > 0 and output.numel():
+            output = output.unsqueeze(-1) if output.ndim == 1 else output
+            found[None] = [_print(output, lead_of(output, None))]
         return found
 
 
@@ -284,9 +292,7 @@ def _forms(lead: tuple[int, ...], n: int) -> dict[Form, int]:
     return found
 
 
-def _explain(
-    seen: list[tuple[Key, tuple[int, ...], int, Tensor]], n: int, slack: float
-) -> tuple[tuple[int, Forms], bool]:
+def _explain(seen: list[Seen], n: int, slack: float) -> tuple[tuple[set[Key], Forms], bool]:
     """The forms that explain which rows moved: ((layers without one, layer -> form), whether any is still open)."""
     possible: dict[tuple[Key, int], set[Form]] = {}
     open_: set[tuple[Key, int]] = set()
@@ -299,25 +305,25 @@ def _explain(
         elif len(forms) > 1:
             open_.add(slot)
     found = {slot: next(iter(forms)) for slot, forms in possible.items() if len(forms) == 1}
-    wrong = sum(not forms for forms in possible.values())
+    wrong = {key for (key, _), forms in possible.items() if not forms}
     return (wrong, found), bool((open_ | possible.keys()) - found.keys())
 
 
-def _print(x: Tensor, dims: int) -> tuple[Tensor, float]:
-    """A few random projections of each row, and what counts as rounding."""
-    rows = x.detach().reshape(math.prod(x.shape[:dims]), -1)
+def _print(x: Tensor, lead: tuple[int, ...]) -> tuple[tuple[int, ...], Tensor, float]:
+    """Its leading dimensions, a few random projections of each row, and what part of them may be rounding."""
+    rows = x.detach().reshape(math.prod(lead), -1)
     wide = rows if rows.dtype == torch.float64 else rows.float()
     generator = torch.Generator().manual_seed(wide.shape[1])
+    turn = torch.randn(wide.shape[1], _PRINTS, generator=generator).to(wide)
     with full_precision():
-        return wide @ torch.randn(wide.shape[1], _PRINTS, generator=generator).to(wide), torch.finfo(x.dtype).eps ** 0.5
+        return lead, wide @ turn, torch.finfo(x.dtype).eps ** 0.5
 
 
-def _moved(old: tuple[Tensor, float], new: tuple[Tensor, float]) -> Tensor:
-    """How far each row moved, in units of what may be rounding; 0 = not at all, NaN where it was NaN included."""
-    (a, eps), (b, _) = old, new
-    size = torch.nan_to_num(a.abs(), 0.0, 0.0, 0.0).amax().clamp_min(1e-30) * eps if a.numel() else 1.0
+def _moved(a: Tensor, b: Tensor, eps: float) -> Tensor:
+    """How far each row moved, in units of what may be rounding: 0 = not at all, or NaN as before."""
+    size = torch.nan_to_num(a.abs(), 0.0, 0.0, 0.0).amax().clamp_min(1e-30) * eps
     gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs() / size)
-    return torch.nan_to_num(gap, math.inf).amax(-1) if a.numel() else a.new_zeros(len(a))
+    return torch.nan_to_num(gap, math.inf).amax(-1)
 
 
 # ------------------------------------------------------------------------------------------------ batches and outputs
@@ -350,7 +356,7 @@ def _holds(x: Tensor, dim: int, n: int) -> int | None:
     return next((d for d in (dim, *others) if x.ndim > d and x.shape[d] == n), None)
 
 
-def _replaced(batch: Batch, dims: tuple[int | None, ...], e: int, n: int) -> Batch | None:
+def _replaced(batch: Batch, dims: Dims, e: int, n: int) -> Batch | None:
     """The batch with example ``e`` overwritten by another that differs from it; None if there is none."""
     tensors = list(_tensors(batch))
     held = [(t, d) for t, d in zip(tensors, dims, strict=True) if d is not None]
@@ -379,11 +385,12 @@ def _rebuilt(batch: Batch, tensors: Iterator[Tensor]) -> Batch:
     if not parts:
         return batch
     if isinstance(parts, list):
-        new = [_rebuilt(part, tensors) for part in parts]
-        return type(batch)(*new) if hasattr(batch, "_fields") else type(batch)(new)
+        row = [_rebuilt(part, tensors) for part in parts]
+        return type(batch)(*row) if hasattr(batch, "_fields") else type(batch)(row)
     new = {key: _rebuilt(part, tensors) for key, part in parts.items()}
     if isinstance(batch, Mapping):
-        return new if type(batch) is dict else type(batch)(new)
+        kind: Any = type(batch)
+        return kind(new)
     other = copy.copy(batch)
     other.__dict__.update(new)
     return other

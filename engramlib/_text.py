@@ -134,6 +134,7 @@ def encode(
         _edges(heads, bare)
         or _edges(_tokens(tokenizer, answers[:8], special=True), tails[:8])
         or _edges(heads, bare, end, guess=True)
+        or ([], [])
     )
     special = _special_tokens(tokenizer)
     rest = iter(tails)
@@ -148,7 +149,7 @@ def encode(
             first, last, body = [], [], head
         if answer is None:
             body = _without(body[::-1], last[::-1], special)[::-1]
-            prompt, counted = [], first + body + last
+            prompt, counted = list[int](), first + body + last
         else:
             counted = next(rest)
             _check_bare(tokenizer, place, answer, counted)
@@ -310,7 +311,7 @@ def _cut(
 
 def _context(tokenizer: Any, model: nn.Module | None = None) -> float:
     """The longest input that tokenizer and model can take, as far as they say; infinity if they do not."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()
     said = (getattr(tokenizer, "model_max_length", None), getattr(config, "max_position_embeddings", None))
@@ -353,7 +354,7 @@ def pad_token(tokenizer: Any, encoded: Encoded, size: int | None = None) -> int:
     limit = max(max(tokens) for tokens, _ in encoded) + 1 if size is None else size
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(tokenizer, name, None)
-        if isinstance(token, Integral) and not isinstance(token, bool) and 0 <= token < limit:
+        if isinstance(token, Integral) and not isinstance(token, bool) and 0 <= int(token) < limit:
             return int(token)
     return 0
 

@@ -41,12 +41,14 @@ def untie_layers(model: nn.Module, names: list[str] | None, undo: ExitStack) -> 
             continue
         layer = layers[name]
         old, key = layer.stored("weight"), layer.slot("weight")[0]
+        assert old is not None  # it is tied
         own = nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad)
         undo.callback(layer.owner._parameters.__setitem__, key, layer.owner._parameters[key])
         layer.owner._parameters[key] = own
         # What transformers keeps to know what is tied: the config, and (from version 5) a dict on the model.
-        config = getattr(model, "config", None)
-        for part in (config, config.get_text_config() if hasattr(config, "get_text_config") else None):
+        config: Any = getattr(model, "config", None)
+        parts: list[Any] = [config, config.get_text_config() if hasattr(config, "get_text_config") else None]
+        for part in parts:
             if getattr(part, "tie_word_embeddings", False):
                 undo.callback(setattr, part, "tie_word_embeddings", True)
                 part.tie_word_embeddings = False

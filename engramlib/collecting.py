@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from engramlib._checking import check_reading
-from engramlib._examples import Examples, lead_of, watch
-from engramlib._products import add_outer, full_precision, mirror, works_at
+from engramlib._examples import Examples
+from engramlib._products import full_precision
 from engramlib._progress import length, track
-from engramlib.layers import Layer, find_layers
-from engramlib.moments import Identity, Moments
+from engramlib._recorder import Recorder
+from engramlib.layers import find_layers
+from engramlib.moments import Moments
 from engramlib.running import Batch, Selector, as_batches, device_of, evaluating, labels_of, to_device
 from engramlib.running import run as run_model
-
-# Columns are widened to float64 a piece at a time, so that the copy stays small beside the activations themselves.
-_PIECE_BYTES = 32 * 2**20
-# Rows of one concept that are worth a product (see _Sum).
-_ENOUGH = 512
 
 
 def collect(
@@ -128,7 +122,7 @@ def collect_by_concept(
     if not callable(concepts):
         raise TypeError("concepts: expected a function of a batch, for instance `lambda batch: batch[1]`")
     sums = _run(model, batches, layers, rows, concepts, forward, bias, dtype, device, examples)
-    return {concept: sums[concept] for concept in sorted(sums)}
+    return {concept: sums[concept] for concept in sorted(c for c in sums if isinstance(c, int))}
 
 
 def _run(
@@ -153,20 +147,20 @@ def _run(
     chosen = find_layers(model, layers)
     batches = as_batches(batches)
     device = device_of(model)
-    recorder = _Recorder(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home))
-    recorder.examples = Examples(model, chosen, forward, examples)
+    recorder = Recorder(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home))
+    recorder.examples = found = Examples(model, chosen, forward, examples)
     seen = 0
     with evaluating(model), _listening(recorder), torch.no_grad():
         total = length(batches)
         for batch in track(batches, desc="collecting moments", total=total):
             batch = to_device(batch, device)
             recorder.begin(labels_of(batch, rows, concepts, device))
-            recorder.examples.begin(batch)
+            found.begin(batch)
             run_model(model, batch, forward)
             with full_precision():
                 recorder.end()
-            if recorder.waiting:
-                recorder.examples.ask(len(recorder.labels))
+            if recorder.waiting and recorder.labels is not None:
+                found.ask(len(recorder.labels))
                 with full_precision():
                     recorder.end()
             seen += 1
@@ -188,7 +182,7 @@ def _device(device: str | torch.device | None) -> torch.device | None:
 
 
 @contextmanager
-def _listening(recorder: _Recorder) -> Iterator[None]:
+def _listening(recorder: Recorder) -> Iterator[None]:
     """Hooks on, and off again whatever happens."""
     hooks = []
     try:
@@ -202,335 +196,3 @@ def _listening(recorder: _Recorder) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-# ---------------------------------------------------------------------- summing the columns
-
-
-class _Sum:
-    """The running sums of one distinct input tensor, per concept, and the layers that read it.
-
-    A product of few rows costs little more than reading and writing Σ. So when a batch mixes many concepts, the rows of
-    each are kept until there are enough of them: ``_ENOUGH`` rows a concept, or d where Σ is on another device and a
-    whole Σ has to be sent there for every product.
-    """
-
-    def __init__(self, members: set[str], absorbed: bool) -> None:
-        self.members = members
-        self.absorbed = absorbed
-        self.sigma: dict[Hashable, Tensor] = {}
-        self.count: dict[Hashable, int] = {}
-        self.kept: dict[Hashable, list[Tensor]] = {}
-        self.open: _Arrival | None = None  # the tensor that some members have read and others still should
-
-    def add(self, concept: Hashable, columns: Tensor) -> None:
-        """Count ``columns``, (n, d) or (groups, n, d), towards ``concept``, whose Σ is there already."""
-        self.count[concept] += columns.shape[-2]
-        sigma = self.sigma[concept]
-        near = works_at(columns, sigma) == sigma.device
-        enough = _ENOUGH if near else max(_ENOUGH, columns.shape[-1])
-        if columns.ndim == 3 or columns.shape[0] >= enough:
-            add_outer(sigma, columns, self.absorbed)
-            return
-        kept = self.kept.setdefault(concept, [])
-        kept.append(columns.clone())  # the model may overwrite its activations
-        if sum(map(len, kept)) >= enough:
-            self.flush(concept)
-
-    def flush(self, *concepts: Hashable) -> None:
-        """Multiply what was kept; without arguments, of every concept."""
-        for concept in concepts or tuple(self.kept):
-            add_outer(self.sigma[concept], torch.cat(self.kept.pop(concept)), self.absorbed)
-
-    def split(self, names: set[str]) -> _Sum:
-        """Give ``names`` their own copy: they no longer read what the others read."""
-        self.flush()
-        other = _Sum(names, self.absorbed)
-        other.sigma = {concept: sigma.clone() for concept, sigma in self.sigma.items()}
-        other.count = dict(self.count)
-        self.members -= names
-        return other
-
-
-class _Arrival:
-    """A tensor that was read in this forward pass."""
-
-    def __init__(self, x: Tensor, reading: Hashable, names: set[str]) -> None:
-        self.x, self.reading, self.names = x, reading, names
-        self.first = next(iter(names))
-        self.version = _version(x)
-        self.copy: Tensor | None = None
-
-    def is_same(self, x: Tensor, reading: Hashable) -> bool:
-        """Whether ``x`` is this tensor, or another view of all of it, unchanged since."""
-        if self.reading != reading or self.version is None or self.version != _version(x):
-            return False
-        return self.x is x or (_root(self.x) is _root(x) and _layout(self.x) == _layout(x))
-
-
-def _version(x: Tensor) -> int | None:
-    return None if x.is_inference() else x._version
-
-
-def _root(x: Tensor) -> Tensor:
-    return x if x._base is None else x._base
-
-
-def _layout(x: Tensor) -> tuple[Any, ...]:
-    return x.shape, x.stride(), x.storage_offset(), x.dtype
-
-
-class _Recorder:
-    """Turns the layers' inputs into sums while the model runs.
-
-    Layers share a sum when, in the first forward pass that reaches them, they read one tensor in the same way. If a
-    later pass breaks that (a branch, a router), the sum is split, so the answer never depends on the sharing.
-    """
-
-    def __init__(
-        self, layers: dict[str, Layer], *, absorb: bool, dtype: torch.dtype, home: torch.device | None
-    ) -> None:
-        self.layers = layers
-        self.absorb = absorb
-        self.dtype = dtype
-        self.asked = home
-        self.sums: dict[str, _Sum] = {}
-        self.labels: Tensor | None = None
-        self.examples: Examples | None = None  # finds where the labels belong
-        self.waiting: list[tuple[_Sum, Layer, Tensor, Any]] = []  # what was read before that was known
-        self.checked: set[str] = set()
-        self.finite: list[tuple[str, Tensor]] = []  # did each layer read finite numbers in this pass?
-        self.fresh: list[tuple[_Arrival, _Sum]] = []  # first readings in this pass, where another layer may join
-
-    def begin(self, labels: Tensor | None) -> None:
-        self.labels = labels
-
-    def hook(self, layer: Layer) -> Callable[..., None]:
-        absorbed = self.absorb and layer.has_bias
-        reading = (layer.kind.reading(layer.module), absorbed)
-
-        def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self.examples.asking:
-                return
-            x = _input(layer, args, kwargs)
-            with full_precision():  # also where the user's forward pass runs in autocast
-                if layer.kind.routed:  # its tokens were copied for it alone: nothing to share
-                    running = self.sums.setdefault(layer.name, _Sum({layer.name}, absorbed))
-                    self.add(running, layer, x, routed=args[1:])
-                else:
-                    self.read(layer, x, reading, absorbed)
-
-        return pre_hook
-
-    def checker(self, layer: Layer) -> Callable[..., None]:
-        """A hook that compares the layer's first output with what its weight says."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if layer.name not in self.checked:
-                self.checked.add(layer.name)
-                with full_precision():
-                    check_reading(layer, _input(layer, args, kwargs), output)
-
-        return hook
-
-    def read(self, layer: Layer, x: Tensor, reading: Hashable, absorbed: bool) -> None:
-        name = layer.name
-        if name not in self.sums:
-            for arrival, running in self.fresh:
-                if arrival.is_same(x, reading):
-                    arrival.names.add(name)
-                    running.members.add(name)
-                    self.sums[name] = running
-                    return
-            self.sums[name] = running = _Sum({name}, absorbed)
-            self.fresh.append((_Arrival(x, reading, {name}), running))
-            self.add(running, layer, x)
-            return
-        running = self.sums[name]
-        # A second call within the pass: nobody may join the first one any more, it is not all that this sum holds.
-        self.fresh = [(arrival, other) for arrival, other in self.fresh if other is not running]
-        if running.open is not None:
-            if running.open.is_same(x, reading) and name not in running.open.names:
-                running.open.names.add(name)
-                self.close(running, force=False)
-                return
-            self.close(running, force=True)
-            running = self.sums[name]
-        if len(running.members) == 1:
-            self.add(running, layer, x)
-        else:
-            running.open = _Arrival(x, reading, {name})
-            running.open.copy = x.clone()  # the model may overwrite x before we know who else reads it
-
-    def close(self, running: _Sum, *, force: bool) -> None:
-        """Add the open tensor once all its readers have come; with ``force``, leave those behind that have not."""
-        arrival = running.open
-        if arrival is None or (not force and arrival.names != running.members):
-            return
-        running.open = None
-        if arrival.names != running.members:
-            rest = running.split(running.members - arrival.names)
-            self.waiting += [(rest, *what) for owner, *what in self.waiting if owner is running]
-            for name in rest.members:
-                self.sums[name] = rest
-        self.add(running, self.layers[arrival.first], arrival.copy)
-
-    def end(self) -> None:
-        self.fresh.clear()
-        for running in set(self.sums.values()):
-            self.close(running, force=True)
-        if self.waiting and not self.examples.asked:
-            return
-        waiting, self.waiting = self.waiting, []
-        for what in waiting:
-            self.add(*what)
-        if self.finite:
-            device = self.finite[0][1].device
-            flags = torch.stack([flag.to(device) for _, flag in self.finite]).tolist()
-            culprit = next((name for (name, _), fine in zip(self.finite, flags, strict=True) if not fine), None)
-            if culprit is not None:  # the first layer that read it, in the order of the forward pass
-                raise ValueError(f"layer {culprit!r}: its input has NaN or infinite values")
-            self.finite.clear()
-
-    def add(self, running: _Sum, layer: Layer, x: Tensor, routed: tuple[Tensor, int] | None = None) -> None:
-        base = layer.kind.example_ndim(layer.module)
-        if x.ndim == (base or 1):
-            x = x.unsqueeze(0)
-        laid = self.laid(layer, x, routed)
-        if laid is None:  # the model has to be asked first, when this pass is over; it may overwrite x
-            self.waiting.append((running, layer, x.clone(), routed))
-            return
-        for concept, chosen in self.choose(x, *laid):
-            if len(chosen) == 0:
-                continue
-            # A sum is finite only if all its terms are. Looked at once per batch: on a GPU every look is a wait.
-            self.finite.append((layer.name, chosen.sum(dtype=self.wide(x.device)).isfinite()))
-            if concept not in running.sigma:
-                running.sigma[concept] = self.zeros(layer, x.device)
-                running.count[concept] = 0
-            if not self.add_at_once(running, concept, layer, chosen):
-                for columns in _pieces(layer, chosen, running.sigma[concept]):
-                    if columns.shape[-1] + running.absorbed != running.sigma[concept].shape[-1]:
-                        raise ValueError(f"layer {layer.name!r} cannot read an input of shape {tuple(x.shape)}")
-                    running.add(concept, columns)
-
-    def add_at_once(self, running: _Sum, concept: Hashable, layer: Layer, x: Tensor) -> bool:
-        """Add the moments of ``x`` if its layer type has a way around the columns; whether it had."""
-        sigma = running.sigma[concept]
-        for part in x.split(max(1, _PIECE_BYTES // max(1, x[:1].numel() * sigma.element_size()))):
-            found = layer.kind.moments(layer.module, part.to(works_at(x, sigma)), sigma.dtype, running.absorbed)
-            if found is None:
-                return False
-            sigma += found[0].to(sigma.device)
-            running.count[concept] += found[1]
-        return True
-
-    def laid(self, layer: Layer, x: Tensor, routed: tuple[Tensor, int] | None) -> tuple[Tensor | None, int] | None:
-        """The labels of the first dimensions of ``x``, as one list, and of how many; None = not known yet.
-
-        ``routed``: ``x`` is some of the tokens; which of the batch's, and how many there are in all.
-        """
-        labels = self.labels
-        if labels is None:
-            return None, 0
-        key, base, _ = watch(layer)
-        if routed is None:
-            return self.examples.lay(key, x.shape, lead_of(x, base), labels)
-        places, total = routed
-        if labels.ndim != 2 or labels.numel() != total:
-            raise ValueError(
-                f"layer {layer.name!r} reads some of {total} tokens, which rows or concepts of shape"
-                f" {tuple(labels.shape)} do not tell apart: give one value per token of the batch"
-            )
-        laid = self.examples.lay(key, torch.Size((total, x.shape[-1])), (total,), labels)
-        return laid and (laid[0].to(places.device)[places], 1)
-
-    @staticmethod
-    def choose(x: Tensor, labels: Tensor | None, dims: int) -> Iterator[tuple[Hashable, Tensor]]:
-        """Split the input of a layer by concept: ``labels`` are those of its first ``dims`` dimensions."""
-        if labels is None:
-            yield None, x
-            return
-        x, labels = x.flatten(0, dims - 1), labels.to(x.device)
-        order = labels.argsort(stable=True)
-        concepts, sizes = labels.unique(return_counts=True)
-        for concept, index in zip(concepts.tolist(), order.split(sizes.tolist()), strict=True):
-            if concept >= 0:
-                yield concept, x if len(index) == len(x) else x[index]
-
-    def result(self, *, required: bool, by_concept: bool) -> dict[Hashable, Moments]:
-        missing = [name for name in self.layers if name not in self.sums]
-        if missing:
-            text = f"the forward pass never called layer {', '.join(map(repr, missing[:8]))}"
-            if required or len(missing) == len(self.layers):
-                raise ValueError(f"{text}: no moments of it can be collected")
-            warnings.warn(f"{text}; it is left out", stacklevel=4)
-        names = [name for name in self.layers if name in self.sums]
-        concepts = {concept for running in self.sums.values() for concept in running.sigma}
-        if not concepts:
-            raise ValueError("concepts: no example belongs to any" if by_concept else "rows: no example was chosen")
-        for running in set(self.sums.values()):
-            running.flush()
-            for sigma in running.sigma.values():
-                mirror(sigma)
-        # A layer that saw nothing of a concept (an expert that was never chosen for it) has a sum of zero.
-        for name in names:
-            running = self.sums[name]
-            for concept in concepts - running.sigma.keys():
-                running.sigma[concept] = self.zeros(self.layers[name], self.layers[name].module.weight.device)
-                running.count[concept] = 0
-        identity = {
-            name: Identity.of(layer.module, layer.kind.reading(layer.module), self.sums[name].absorbed)
-            for name, layer in self.layers.items()
-            if name in names
-        }
-        result = {
-            concept: Moments(
-                {name: self.sums[name].sigma[concept] for name in names},
-                {name: self.sums[name].count[concept] for name in names},
-                identity,
-            )
-            for concept in concepts
-        }
-        return result if by_concept else {None: next(iter(result.values()))}
-
-    def zeros(self, layer: Layer, device: torch.device) -> Tensor:
-        d, groups = layer.width(self.absorb and layer.has_bias), layer.kind.groups(layer.module)
-        return torch.zeros((d, d) if groups is None else (groups, d, d), dtype=self.dtype, device=self.home(device))
-
-    @staticmethod
-    def wide(device: torch.device) -> torch.dtype:
-        return torch.float32 if device.type == "mps" else torch.float64
-
-    def home(self, device: torch.device) -> torch.device:
-        """Where the sums of a layer on ``device`` are kept."""
-        if self.asked is not None:
-            return self.asked
-        return torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
-
-
-def _input(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """What a layer was called with."""
-    x = args[0] if args else next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"layer {layer.name!r} was called without a tensor")
-    if x.layout != torch.strided or x.is_nested:
-        what = "nested" if x.is_nested else "sparse"
-        raise TypeError(
-            f"layer {layer.name!r} reads a {what} tensor, whose columns cannot be counted; give the model dense ones"
-            " (x.to_dense(), or padded sequences with a mask in `rows`)"
-        )
-    return x
-
-
-def _pieces(layer: Layer, x: Tensor, sigma: Tensor) -> Iterator[Tensor]:
-    """The columns of ``x`` as tensors (n, d) or (groups, n, d), never much more than ``_PIECE_BYTES`` at a time."""
-    first = layer.kind.columns(layer.module, x[:1])
-    step = max(1, _PIECE_BYTES // max(1, first.numel() * sigma.element_size()))
-    for part in [x] if step >= len(x) else x.split(step):
-        columns = layer.kind.columns(layer.module, part)
-        if sigma.ndim == 3:
-            columns = columns.flatten(0, -3).transpose(0, 1)
-        else:
-            columns = columns.flatten(0, -2)
-        yield from columns.split(max(1, _PIECE_BYTES // (columns.shape[-1] * sigma.element_size())), dim=-2)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,15 +107,13 @@ class Engram(Mapping[str, LayerEngram]):
     def __mul__(self, factor: float) -> Engram:
         if not _is_number(factor):
             return NotImplemented
-        number = _finite("factor", factor)
+        number = _finite("factor", factor, f"; layer {next(iter(self), '')!r} would be filled with NaN or infinity")
         return self._map(lambda _, tensor: tensor * number)
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Engram:
-        if not _is_number(divisor):
-            return NotImplemented
-        number = _finite("divisor", divisor)
+        number = _finite("divisor", divisor)  # no NotImplemented: a tensor would divide 1 by itself, and multiply
         if number == 0:
             raise ZeroDivisionError("an engram divided by zero")
         return self._map(lambda _, tensor: tensor / number)
@@ -126,11 +124,11 @@ class Engram(Mapping[str, LayerEngram]):
     def __add__(self, other: Engram) -> Engram:
         if not isinstance(other, Engram):
             return NotImplemented
-        nothing = LayerEngram(None, None)  # type: ignore[arg-type]
-        layers = {}
+        nothing: tuple[Tensor | None, Tensor | None] = (None, None)
+        layers: dict[str, Any] = {}
         for name in (*self, *(n for n in other if n not in self)):
             mine, theirs = self._layers.get(name, nothing), other._layers.get(name, nothing)
-            layers[name] = LayerEngram(*(_plus(name, a, b) for a, b in zip(mine, theirs, strict=True)))
+            layers[name] = tuple(_plus(name, a, b) for a, b in zip(mine, theirs, strict=True))
         return Engram(layers, {**other.norms, **self.norms})
 
     def __radd__(self, other: object) -> Engram:
@@ -180,7 +178,7 @@ class Engram(Mapping[str, LayerEngram]):
         """
         if _finite("power", power) < 0:
             raise ValueError(f"power: expected a number >= 0, got {power!r}")
-        quantile = {"max": 1.0, "median": 0.5}.get(to) if isinstance(to, str) else to
+        quantile: Any = {"max": 1.0, "median": 0.5}.get(to) if isinstance(to, str) else to
         if not _is_number(quantile) or not 0 < float(quantile) <= 1:
             raise ValueError(f'to: expected "max", "median" or a quantile in (0, 1], got {to!r}')
         ratios = self.relative_norms()
@@ -229,12 +227,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _finite(what: str, value: object) -> float:
+def _finite(what: str, value: object, otherwise: str = "") -> float:
     if not _is_number(value):
         raise TypeError(f"{what}: expected a number, got {value!r}")
     number = float(value)  # type: ignore[arg-type]
     if not math.isfinite(number):
-        raise ValueError(f"{what}: expected a finite number, got {number}")
+        raise ValueError(f"{what}: expected a finite number, got {number}{otherwise}")
     return number
 
 

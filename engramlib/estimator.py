@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from engramlib._progress import track
 from engramlib.engram import Engram, LayerEngram
@@ -35,7 +36,7 @@ def extract(
 ) -> Engram: ...
 @overload
 def extract(model: nn.Module, target: Moments, reference: Moments, **lists: Any) -> Any: ...
-def extract(
+def extract(  # type: ignore[misc]
     model: nn.Module,
     target: Moments,
     reference: Moments,
@@ -43,7 +44,7 @@ def extract(
     specificity: Numbers = 1.0,
     rcond: Numbers = 1e-6,
     base: Base = None,
-    balance: bool = True,
+    balance: bool | None = None,
 ) -> Any:
     """The engram of a target, W⁺ = ΔW Σ⁺ (Σ⁺ + λ Σ⁻)†, in closed form, layer by layer.
 
@@ -64,9 +65,12 @@ def extract(
             :class:`engramlib.spectral.Spectrum`). A very large finite λ pushes the target's own directions below this
             cut; say ``inf`` when you mean it. A list: one engram for each.
         base: state dict (or module) of W0, for ΔW = W − W0. None = tabula rasa, W0 := 0 (Eq. 4).
-        balance: measure the constant 1 of an absorbed bias in units of a typical input before the cut
-            (:func:`engramlib.spectral.inverses`), so that the edit is the same whatever units the layer's inputs have.
-            False = the paper's cut of [x; 1] as it stands. No difference without an absorbed bias, or with nothing cut.
+        balance: whether the constant 1 of an absorbed bias is measured in units of a typical input before the cut
+            (:func:`engramlib.spectral.inverses`). Scaling x by s and W by 1/s is the same network, but beside inputs
+            of 1e-3 the constant pushes all of them below the cut, beside inputs of 1e3 it is below it itself. None =
+            where the two lengths differ by more than a factor of 32: elsewhere the paper's cut of [x; 1] as it
+            stands, which False takes always. True = always: then units do not matter at all. No difference without an
+            absorbed bias, or with nothing cut that the data used.
 
     Returns:
         Engram: per layer a weight (and a bias, if the moments absorbed it), at least float32, on the model's device.
@@ -113,14 +117,14 @@ def extract_all(
 ) -> dict[C, Engram]: ...
 @overload
 def extract_all(model: nn.Module, moments_by_concept: Mapping[C, Moments], **lists: Any) -> Any: ...
-def extract_all(
+def extract_all(  # type: ignore[misc]
     model: nn.Module,
     moments_by_concept: Mapping[C, Moments],
     *,
     specificity: Numbers = 1.0,
     rcond: Numbers = 1e-6,
     base: Base = None,
-    balance: bool = True,
+    balance: bool | None = None,
 ) -> Any:
     """The engram of each concept against all the others: W_c⁺ = ΔW Σ_c (Σ_c + λ Σ_{j≠c} Σ_j)†.
 
@@ -165,7 +169,7 @@ def extract_all(
         )
     sweep = _Sweep(specificity, rcond)
     for what, m in named.items():
-        sweep.warn_of_few(what, m, "all other concepts together", [other for other in named.values() if other is not m])
+        sweep.warn_of_few(what, m, "the rest", [other for other in named.values() if other is not m])
     return sweep.result(_engrams(layers, moments_by_concept, None, sweep, Deltas(base), balance))
 
 
@@ -175,11 +179,13 @@ def _engrams(
     reference: Moments | None,
     sweep: _Sweep,
     deltas: Deltas,
-    balance: bool,
+    balance: bool | None,
 ) -> dict[Key, dict[C, Engram]]:
     """The engram of each target, at each λ and cut, against ``reference`` or, where that is None, the other targets."""
-    named = {**targets} if reference is None else {**targets, "reference": reference}
-    found = {key: {concept: dict[str, LayerEngram]() for concept in targets} for key in sweep.keys}
+    named: dict[Any, Moments] = {**targets} if reference is None else {**targets, "reference": reference}
+    found: dict[Key, dict[C, dict[str, LayerEngram]]] = {
+        key: {concept: {} for concept in targets} for key in sweep.keys
+    }
     for names in track(sharing_groups(*named.values()), desc="extracting"):
         with _naming(names[0]):
             _check_sums({concept: m[names[0]] for concept, m in named.items()})
@@ -188,8 +194,8 @@ def _engrams(
             nothing = torch.zeros_like(next(iter(sums.values())))
             matrices = {name: deltas.of(layers[name], nothing) for name in names}
             rows, pivots = sum(layers[name].height for name in names), list[Pivot]()
-            absorbed = balance and is_absorbed(layers[names[0]], nothing)
-            invert = partial(inverses, rconds=sweep.rconds, balance=absorbed, pivots=pivots)
+            weighed = balance if is_absorbed(layers[names[0]], nothing) else False
+            invert = partial(inverses, rconds=sweep.rconds, balance=weighed, pivots=pivots)
             shared: list[Inverse] = []
             if reference is None and sweep.worth_total(len(targets)):
                 # At λ = 1 all concepts have one inverse, which also tells of other λ whether anything will be cut.
@@ -281,7 +287,7 @@ def _as_list(value: Any) -> tuple[list[Any], bool]:
 def _naming(name: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, torch.linalg.LinAlgError) as error:
+    except (ValueError, LinAlgError) as error:
         raise type(error)(f"layer {name!r}: {error}") from error
 
 
@@ -373,7 +379,7 @@ class Deltas:
 
     def of(self, layer: Layer, sigma: Tensor) -> Tensor:
         absorbed = is_absorbed(layer, sigma)
-        weight, bias = layer.module.weight, layer.module.bias if absorbed else None
+        weight, bias = layer.weight, layer.bias if absorbed else None
         matrix = layer.matrix(weight, bias)
         if self.base is not None:
             matrix = matrix - layer.matrix(self.get(layer, "weight"), None if bias is None else self.get(layer, "bias"))
@@ -385,6 +391,7 @@ class Deltas:
 
     def get(self, layer: Layer, which: str) -> Tensor:
         key, own = layer.parameter_name(which), layer.stored(which)
+        assert self.base is not None and own is not None
         if key not in self.base and f"module.{key}" in self.base:
             key = f"module.{key}"  # of a DataParallel
         if key not in self.base:
@@ -405,18 +412,20 @@ def is_absorbed(layer: Layer, sigma: Tensor) -> bool:
 
 def as_engram(layers: dict[str, Layer], moments: Moments, found: Mapping[str, Tensor | LayerEngram]) -> Engram:
     """Matrices W⁺ (or entries that :func:`as_entry` made of them) as an engram, with the norms of the weights."""
-    entries = {
-        name: found[name] if isinstance(found[name], LayerEngram) else as_entry(layer, moments[name], found[name])
-        for name, layer in layers.items()
-    }
-    return Engram(
-        entries, {name: float(layer.module.weight.detach().double().norm()) for name, layer in layers.items()}
-    )
+    entries: dict[str, LayerEngram] = {}
+    for name, layer in layers.items():
+        one = found[name]
+        entries[name] = one if isinstance(one, LayerEngram) else as_entry(layer, moments[name], one)
+    return Engram(entries, {name: float(layer.weight.detach().double().norm()) for name, layer in layers.items()})
 
 
 def as_entry(layer: Layer, sigma: Tensor, matrix: Tensor) -> LayerEngram:
     """A matrix W⁺ back in the layer's own shape, on its device, at least float32."""
-    own = layer.module.weight
+    own = layer.weight
     dtype = torch.promote_types(own.dtype, torch.float32)  # half precision would lose what arithmetic adds up
-    parts = layer.parameters(matrix, is_absorbed(layer, sigma))
-    return LayerEngram(*(None if part is None else part.to(own.device, dtype).contiguous() for part in parts))
+    weight, bias = (
+        None if part is None else part.to(own.device, dtype).contiguous()
+        for part in layer.parameters(matrix, is_absorbed(layer, sigma))
+    )
+    assert weight is not None
+    return LayerEngram(weight, bias)

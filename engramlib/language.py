@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from numbers import Real
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +25,6 @@ from engramlib._progress import track
 from engramlib._text import (
     IGNORE,
     Batches,
-    Encoded,
     Item,
     answer_rows,
     as_pairs,
@@ -94,7 +93,9 @@ def _sorted_batches(
     return Batches([encoded[number] for number in order], batch_size, pad_token(tokenizer, encoded, size)), order
 
 
-def _warn_of_lone_answers(encoded: Encoded, argument: str, eos: bool, end: int | None) -> None:
+def _warn_of_lone_answers(
+    encoded: Sequence[tuple[list[int], list[int]]], argument: str, eos: bool, end: int | None
+) -> None:
     """Positions that hold an answer of one token come after it was predicted: nothing that produced it is read."""
     labels = [row for _, row in encoded if row[0] == IGNORE]
     lengths = [sum(token != IGNORE for token in row) - (eos and row[-1] == end) for row in labels]

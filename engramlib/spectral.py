@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from engramlib.moments import check_sigma
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+
+_SILENT = 1e-12  # of the largest eigenvalue: what rounding leaves of a direction that no column used
+
+_ORDINARY = 32.0  # how much longer or shorter than a typical input the constant 1 may be
 
 
 class Spectrum:
@@ -31,7 +37,7 @@ class Spectrum:
     Raises:
         TypeError: Σ is no real tensor.
         ValueError: Σ is not square, finite and symmetric, or has a negative eigenvalue that rounding cannot explain.
-        torch.linalg.LinAlgError: the factorisation does not converge.
+        LinAlgError: the factorisation does not converge.
 
     Cost: about 9 d³ floating-point operations, 8 d² bytes. Source: Section 5 (numerics) of the paper; chapter 03.
 
@@ -91,13 +97,13 @@ class Spectrum:
 def _eigh(sigma: Tensor) -> tuple[Tensor, Tensor]:
     try:
         values, vectors = torch.linalg.eigh(sigma)
-    except torch.linalg.LinAlgError:  # one that a diagonal far below rounding's reach can take from the bad path
+    except LinAlgError:  # one that a diagonal far below rounding's reach can take from the bad path
         size = sigma.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
         nudge = torch.diag_embed((1e-15 * size).unsqueeze(-1).expand(sigma.shape[:-1]))
         try:
             values, vectors = torch.linalg.eigh((sigma + nudge).cpu())
-        except torch.linalg.LinAlgError as error:
-            raise torch.linalg.LinAlgError(
+        except LinAlgError as error:
+            raise LinAlgError(
                 f"the eigenvalues of Σ could not be found, in two attempts: {error}"
             ) from error
     return values.to(sigma.device), vectors.to(sigma.device)
@@ -180,32 +186,37 @@ class Pivot(NamedTuple):
 
 
 def inverses(
-    plus: Tensor, minus: Tensor, lam: float, rconds: Sequence[float], *, balance: bool, pivots: list[Pivot]
+    plus: Tensor, minus: Tensor, lam: float, rconds: Sequence[float], *, balance: bool | None, pivots: list[Pivot]
 ) -> Iterator[Inverse]:
     """(Σ⁺ + λΣ⁻)† at each cut, and D V (VᵀDΣ⁺DV)† VᵀD under the hard constraint (λ = ∞), V the null space of DΣ⁻D.
 
     ``balance``: the last coordinate is the constant 1 of a bias, whose length beside the inputs is a matter of units.
-    It is made as long as a typical input: D = diag(1, ..., 1, c), and D(DΣD)†D takes the place of Σ†. Those agree
-    where nothing is cut. Otherwise D is what makes the answer the same network's whatever units its inputs have.
+    It is made as long as a typical input, D = diag(1, ..., 1, c), so that what is cut does not depend on the units:
+    D(DΣD)†D P takes the place of Σ†, with P the projector on the span of the data. The two are equal where nothing
+    is cut that the data ever used, however few those are. True = always, False = never, None = where the constant is
+    more than 32 times as long as a typical input, or as short.
 
     One factorisation serves all cuts. Where an earlier one, in ``pivots``, makes certain that nothing is cut here, a
     Cholesky factorisation (a tenth of the price) gives the same inverse.
     """
     if math.isinf(lam):
-        yield from _hard(plus, minus, rconds, units_of(plus + minus) if balance else None)
+        yield from _hard(plus, minus, rconds, units_of(plus + minus, balance))
         return
     sigma = plus + lam * minus
-    units = units_of(sigma) if balance else None
-    work, constant = scaled(sigma, units), torch.ones(()) if units is None else units[..., -1]
+    units = units_of(sigma, balance)
+    work, constant = scaled(sigma, units), torch.ones_like(sigma[..., 0, 0]) if units is None else units[..., -1]
     if any(pivot.nothing_is_cut(lam, constant, max(rconds)) for pivot in pivots):
-        inverse = Inverse(scaled(torch.cholesky_inverse(torch.linalg.cholesky(work)), units), units)
-        yield from (inverse for _ in rconds)
+        whole = Inverse(scaled(torch.cholesky_inverse(torch.linalg.cholesky(work)), units), units)
+        yield from (whole for _ in rconds)
         return
     spectrum = Spectrum(work, rconds[0])
     pivots.append(Pivot(lam, constant, spectrum.all_values[..., 0], spectrum.all_values[..., -1]))
     for rcond in rconds:
         found = spectrum.at(rcond)
         inverse = scaled(found.pinv(), units)
+        if units is not None:
+            silent = ~found.kept & (found.all_values <= _SILENT * found.all_values[..., -1:])
+            inverse = _on_span(inverse, units, found.vectors * silent.unsqueeze(-2))
         if bool(found.kept.all()):
             yield Inverse(inverse, units)
         elif work.ndim == 2:
@@ -225,23 +236,45 @@ def _hard(plus: Tensor, minus: Tensor, rconds: Sequence[float], units: Tensor | 
     # The cut is relative to Σ⁺ itself: when the target has nothing in the null space, VᵀΣ⁺V is rounding noise, and a
     # cut relative to the noise would keep it.
     largest = torch.linalg.eigvalsh(plus)[-1:].clamp_min(0)
+    unused = spectrum.vectors[:, spectrum.all_values <= _SILENT * spectrum.all_values[-1].clamp_min(0)]
+    if units is not None and unused.shape[1]:  # by the reference; and by the target
+        inner = Spectrum(unused.T @ plus @ unused, scale=largest)
+        unused = unused @ inner.vectors[:, inner.all_values <= _SILENT * largest]
     for rcond in rconds:
         v = spectrum.at(rcond).null_basis()  # N = VVᵀ, the projector on what the reference never uses
         if v.shape[1] == 0:
             yield Inverse(torch.zeros_like(plus))
             continue
-        inner = Spectrum(v.T @ plus @ v, max(rcond, 1e-12), scale=largest).pinv()
-        yield Inverse(scaled(v @ inner @ v.T, units))
+        inverse = scaled(v @ Spectrum(v.T @ plus @ v, max(rcond, 1e-12), scale=largest).pinv() @ v.T, units)
+        yield Inverse(inverse if units is None else _on_span(inverse, units, unused))
 
 
-def units_of(sigma: Float[Tensor, "*groups d d"]) -> Float[Tensor, "*groups d"]:
-    """D = (1, ..., 1, c): c² = mean Σᵢᵢ of the inputs / Σ_dd of the constant; 1 where one of them is zero."""
+def _on_span(inverse: Tensor, units: Tensor, silent: Tensor) -> Tensor:
+    """``inverse`` P, where 1 − P projects on the span of D V, V the ``silent`` directions (orthonormal, or zeros).
+
+    D stretches one coordinate. So turn V until one column v has all of it; the others stay, and Dv is normed.
+    """
+    v = silent @ silent[..., -1:, :].mT
+    v = v / v.norm(dim=-2, keepdim=True).clamp_min(1e-300)
+    n = units.unsqueeze(-1) * v
+    n = n / n.norm(dim=-2, keepdim=True).clamp_min(1e-300)
+    return inverse - (inverse @ silent) @ silent.mT + (inverse @ v) @ v.mT - (inverse @ n) @ n.mT
+
+
+def units_of(sigma: Float[Tensor, "*groups d d"], balance: bool | None = True) -> Float[Tensor, "*groups d"] | None:
+    """D = (1, ..., 1, c): c² = mean Σᵢᵢ of the inputs / Σ_dd of the constant; 1 where one of them is zero.
+
+    See :func:`inverses` for ``balance``. None = D is the identity.
+    """
     lengths = sigma.diagonal(dim1=-2, dim2=-1)
     inputs, one = lengths[..., :-1].mean(-1), lengths[..., -1]
     alive = (inputs > 0) & (one > 0)
-    units = torch.ones_like(lengths)
-    units[..., -1] = torch.where(alive, inputs / torch.where(alive, one, 1.0), 1.0).sqrt()
-    return units
+    ratio = torch.where(alive, inputs / torch.where(alive, one, 1.0), 1.0).sqrt()
+    if balance is None:
+        ratio = torch.where((ratio > _ORDINARY) | (ratio * _ORDINARY < 1), ratio, 1.0)
+    if balance is False or bool((ratio == 1).all()):
+        return None
+    return torch.cat([torch.ones_like(lengths[..., :-1]), ratio.unsqueeze(-1)], -1)
 
 
 def scaled(sigma: Tensor, units: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib import _products, collecting
+from engramlib import _products, _recorder
 from tests.conftest import columns_of, with_one
 
 
@@ -42,9 +42,9 @@ def test_large_convolution_inputs_go_in_pieces(monkeypatch: pytest.MonkeyPatch) 
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2)).double()
     x = torch.randn(9, 3, 10, 10).double()
     expected = dense_moments(model, x)
-    monkeypatch.setattr(collecting, "_PIECE_BYTES", 3000)
+    monkeypatch.setattr(_recorder, "_PIECE_BYTES", 3000)
     monkeypatch.setattr(_products, "BLOCK", {"cpu": 5})
-    monkeypatch.setattr(collecting, "_ENOUGH", 40)
+    monkeypatch.setattr(_recorder, "_ENOUGH", 40)
     moments = el.collect(model, [x])
     assert same(moments, expected)
     assert moments.count == {"0": 900, "2": 576}

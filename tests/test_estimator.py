@@ -283,19 +283,19 @@ def network(scale: float, seed: int, rank: int | None = None) -> tuple[nn.Linear
     layer = nn.Linear(5, 3).double()
     layer.weight.data = torch.randn(3, 5, generator=g).double() / scale
     layer.bias.data = torch.randn(3, generator=g).double()
-    mix = torch.randn(rank or 5, 5, generator=g).double()
+    mix = torch.linalg.qr(torch.randn(5, rank or 5, generator=g).double())[0].T
     x = torch.randn(40, rank or 5, generator=g).double() @ mix + 0.3
     return layer, x[:15] * scale, x[15:] * scale
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0, 10.0, math.inf])
-@pytest.mark.parametrize("rcond", [1e-6, 3e-2])
+@pytest.mark.parametrize(("rcond", "balance"), [(1e-6, None), (1e-6, True), (3e-2, True)])
 @settings(max_examples=25, deadline=None)
 @given(st.floats(-6, 6), st.integers(0, 10_000), st.sampled_from([None, 2]))
 def test_units_of_the_inputs_do_not_matter(
-    rcond: float, lam: float, exponent: float, seed: int, rank: int | None
+    rcond: float, balance: bool | None, lam: float, exponent: float, seed: int, rank: int | None
 ) -> None:
-    """x → s x with W → W / s is the same network: so is the edited one, on the data and off them."""
+    """x → s x with W → W / s is the same network: so is the edited one, wherever the data span the space."""
     fresh = torch.randn(20, 5, generator=torch.Generator().manual_seed(seed)).double()
     outputs = []
     for scale in (1.0, 10.0**exponent):
@@ -303,10 +303,34 @@ def test_units_of_the_inputs_do_not_matter(
         target, reference = el.collect(layer, [plus]), el.collect(layer, [minus])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            edited = el.ablate(layer, el.extract(layer, target, reference, specificity=lam, rcond=rcond))
+            engram = el.extract(layer, target, reference, specificity=lam, rcond=rcond, balance=balance)
         with torch.no_grad():
-            outputs.append(torch.cat([edited(x) for x in (plus, minus, fresh * scale)]))
+            places = (plus, minus, fresh * scale) if rank is None else (plus, minus)
+            outputs.append(torch.cat([el.ablate(layer, engram)(x) for x in places]))
     assert torch.allclose(*outputs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0, math.inf])
+def test_few_data_are_the_formula_in_any_units(lam: float, scale: float) -> None:
+    """Where the cut takes nothing that the data used, the answer is that of the dense pseudo-inverses."""
+    for seed in range(10):
+        layer, plus, minus = network(1.0, seed, 3)
+        plus, minus = plus[:2], minus[:1]
+        w = torch.cat([layer.weight, layer.bias[:, None]], 1).detach()
+        ones = [torch.cat([x * scale, torch.ones(len(x), 1).double()], 1) for x in (plus, minus)]
+        a, b = (x.T @ x for x in ones)
+        moments_ = [el.Moments({"": s}, {"": 9}) for s in (a, b)]
+        found = el.extract(layer, *moments_, specificity=lam, balance=True)[""]
+        if lam == math.inf:
+            n = torch.eye(6).double() - torch.linalg.pinv(ones[1]) @ ones[1]
+            inverse = n @ torch.linalg.pinv(ones[0] @ n) @ torch.linalg.pinv(ones[0] @ n).T @ n
+        else:
+            both = torch.cat([ones[0], lam**0.5 * ones[1]]) if lam else ones[0]
+            inverse = torch.linalg.pinv(both) @ torch.linalg.pinv(both).T
+        dense = w @ a @ inverse
+        got = torch.cat([found.weight, found.bias[:, None]], 1)
+        assert (got - dense).norm() <= 1e-5 * dense.norm()
 
 
 def test_the_papers_cut_depends_on_them_and_stays_reachable() -> None:
@@ -317,10 +341,14 @@ def test_the_papers_cut_depends_on_them_and_stays_reachable() -> None:
     w = torch.cat([layer.weight, layer.bias[:, None]], 1).detach()
     dense = w @ target[""] @ torch.linalg.pinv(target[""] + reference[""], rtol=1e-6, hermitian=True)
     assert torch.allclose(plain.weight, dense[:, :-1], atol=1e-9) and torch.allclose(plain.bias, dense[:, -1])
-    balanced = el.extract(layer, target, reference)[""]
+    balanced = el.extract(layer, target, reference)[""]  # the constant is 10,000 times as long as an input
     assert balanced.weight.norm() > 100 * plain.weight.norm()
     whole = w @ target[""] @ torch.linalg.inv(target[""] + reference[""])  # nothing is cut: exactly the formula
     assert torch.allclose(balanced.weight, whole[:, :-1]) and torch.allclose(balanced.bias, whole[:, -1])
+    layer, plus, minus = network(1.0, 0)  # in ordinary units the default is the paper's cut, to the last bit
+    pair = [el.collect(layer, [x]) for x in (plus, minus)]
+    same, other = (el.extract(layer, *pair, rcond=0.03, balance=on)[""].weight for on in (None, False))
+    assert torch.equal(same, other)
     kept = [el.collect(layer, [x], bias="keep") for x in (plus, minus)]
     for options in ({}, {"specificity": math.inf}, {"rcond": 0.5}):
         a, b = (el.extract(layer, *kept, balance=on, **options)[""].weight for on in (True, False))

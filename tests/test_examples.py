@@ -158,17 +158,19 @@ def test_padding_masks_in_a_dict(batch_first: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("both", [True, False])
-def test_recurrent_networks_mix_in_one_direction(kind: str, batch_first: bool, both: bool) -> None:
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+def test_recurrent_networks_mix_in_one_direction(kind: str, batch_first: bool, direction: str) -> None:
     class Tagger(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            both = direction == "both"
             self.embed = nn.Embedding(20, D)
             self.rnn = getattr(nn, kind)(D, 4, batch_first=batch_first, bidirectional=both)
             self.head = nn.Linear(8 if both else 4, 3)
 
         def forward(self, ids: Tensor) -> Tensor:
-            return self.head(self.rnn(self.embed(ids))[0])
+            turn = [1 if batch_first else 0] if direction == "backward" else []
+            return self.head(self.rnn(self.embed(ids).flip(turn))[0].flip(turn))
 
     model, ids = Tagger().double(), torch.randint(0, 20, (7, 7))
     check_alone(model, ids, torch.arange(7) % 2, dim=0 if batch_first else 1)
@@ -321,3 +323,32 @@ def test_a_batch_of_one_and_tokens_of_a_mixture() -> None:
     examples.begin(torch.zeros(1, 6, 2))
     labels = torch.tensor([4])
     assert examples.lay("", torch.Size((3, 2, 2)), (3, 2), labels)[0].tolist() == [4] * 6
+
+
+class Routed(nn.Module):
+    """A mixture of the user's own: its experts are modules, and read other numbers of tokens each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.Linear(D, D), nn.Linear(D, D)
+        self.experts, self.mix = nn.ModuleList(nn.Linear(D, D) for _ in range(3)), Mixer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(self.mix(x))
+        chosen, out = x[..., :3].argmax(-1), torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            out[chosen == number] = expert(x[chosen == number])
+        return self.after(self.mix(out))
+
+
+def test_experts_that_are_modules_do_not_hide_where_the_others_are() -> None:
+    model, x, y = Routed().double(), torch.randn(6, 6, D).double(), torch.arange(6) % 2
+    how = dict(layers=["before", "after"])
+    found = el.collect_by_concept(model, [(x, y)], lambda batch: batch[1], **how)
+    assert same(found[1], el.collect(model, [x[y == 1]], **how))
+    for part in (x, x[:, :4]):
+        whole = el.analysis.fisher_block(model, [part], "before", forward=lambda m, b: m(b).mean(1))
+        alone = [
+            el.analysis.fisher_block(model, [one], "before", forward=lambda m, b: m(b).mean(1)) for one in part.split(1)
+        ]
+        assert torch.allclose(whole, sum(alone))

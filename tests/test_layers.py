@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib import collecting
+from engramlib import _recorder
+from engramlib._attention import projections
 from engramlib._patches import worth_it
-from engramlib.layers import LinearKind, find_layers, register
+from engramlib.layers import Layer, LinearKind, find_layers, kind_of, register
 from tests.conftest import columns_of, with_one
 
 CONVOLUTIONS = {
@@ -225,7 +226,7 @@ def test_correlations_equal_patches(name: str, bias: bool, monkeypatch: pytest.M
     plain = el.collect(module, [x])
     calls = []
     monkeypatch.setattr("engramlib.kinds.worth_it", lambda *_: calls.append(1) or True)
-    monkeypatch.setattr(collecting, "_PIECE_BYTES", 8000)
+    monkeypatch.setattr(_recorder, "_PIECE_BYTES", 8000)
     fast = el.collect(module, [x])
     assert calls and fast.count == plain.count
     assert torch.allclose(fast[""], plain[""], rtol=1e-12, atol=1e-10)
@@ -400,6 +401,58 @@ def test_a_normalisation_is_an_affine_map_of_each_channel(name: str, bias: str, 
         return
     engram = check_engram(module, halves, matrix, columns, lam, layers=".*", bias=bias)
     assert (engram[""].bias is not None) == absorb
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "name", ["linear", "tokens", "huggingface", "projection", *CONVOLUTIONS, *SEQUENCES, "3d", *NORMS]
+)
+def test_outputs_of_the_products_are_the_layer(name: str, bias: bool) -> None:
+    """outputs(W columns(x) + b) = module(x), and its transpose brings the gradient at the output to Z = W X."""
+    if name in NORMS:
+        module, (x, _), _ = norm(name)
+    elif name == "3d":
+        how = dict(stride=(1, 2, 2), output_padding=(0, 1, 0), padding=(0, 1, 0), groups=2, dilation=(2, 1, 1))
+        module, x = nn.ConvTranspose3d(4, 6, (2, 3, 2), bias=bias, **how).double(), torch.randn(3, 4, 2, 3, 2).double()
+    elif name == "projection":
+        attention = nn.MultiheadAttention(6, 2, bias=bias).double()
+        module, x = projections(attention)[1], torch.randn(3, 4, 6).double()
+    else:
+        module, x, _ = make(name, bias)
+    check_outputs(Layer("", module, kind_of(module)), x)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_outputs_of_transposed_convolutions(name: str, bias: bool) -> None:
+    module, (x, _) = transposed(name, bias)
+    check_outputs(Layer("", module, kind_of(module)), x)
+
+
+def check_outputs(layer: Layer, x: Tensor) -> None:
+    module, kind = layer.module, layer.kind
+    expected = module(x).detach()
+    columns = kind.columns(module, x)
+    matrix = kind.matrix(module, module.weight.detach())
+    z = torch.einsum("...gd,god->...go" if matrix.ndim == 3 else "...d,od->...o", columns, matrix)
+    if layer.has_bias:
+        z = z + module.bias.detach().view(matrix.shape[:-1])
+    z.requires_grad_(True)
+    found = kind.outputs(module, z, x, expected.shape)
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10)
+    g = torch.randn_like(expected)
+    (back,) = torch.autograd.grad(found, z, g)
+    # ⟨g, module(x)⟩ has the gradient backᵀ·columns in W.
+    weight = module.weight.detach().clone().requires_grad_(True)
+    if not isinstance(module.weight, nn.Parameter):
+        expected = torch.nn.functional.linear(x, weight)
+    else:
+        expected = torch.func.functional_call(module, {"weight": weight}, (x,))
+    (own,) = torch.autograd.grad(expected, weight, g)
+    back, columns = (t.flatten(0, -2 - (matrix.ndim == 3)) for t in (back, columns))
+    product = torch.einsum("ngo,ngd->god" if matrix.ndim == 3 else "no,nd->od", back, columns)
+    assert torch.allclose(kind.weight(module, product), own, rtol=1e-9, atol=1e-9)
 
 
 def test_normalisations_of_narrow_models_and_of_chosen_tokens() -> None:

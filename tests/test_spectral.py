@@ -99,7 +99,12 @@ def test_the_constant_is_as_long_as_a_typical_input() -> None:
     assert torch.equal(units[:-1], torch.ones(6).double())
     assert float(units[-1] ** 2 * sigma[-1, -1]) == pytest.approx(float(sigma.diagonal()[:-1].mean()))
     for dead in (torch.diag(torch.tensor([0.0, 0.0, 7.0])), torch.diag(torch.tensor([1.0, 2.0, 0.0]))):
-        assert torch.equal(units_of(dead), torch.ones(3))  # nothing to compare
+        assert units_of(dead) is None  # nothing to compare
+    assert units_of(sigma, False) is None and torch.equal(units_of(sigma, None), units)
+    assert units_of(sigma[-3:, -3:] * 0 + torch.eye(3).double(), True) is None
+    for c in (1 / 33, 1 / 31, 31, 33):
+        near = torch.diag(torch.tensor([c**2, c**2, 1.0]).double())
+        assert (units_of(near, None) is None) == (1 / 32 < c < 32) and units_of(near) is not None
     groups = torch.stack([sigma, 4 * torch.eye(7).double()])
     assert torch.allclose(units_of(groups)[0], units) and torch.equal(units_of(groups)[1], torch.ones(7).double())
 

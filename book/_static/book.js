@@ -58,27 +58,35 @@
   }, { passive: true });
 
   // --- what scrolls in a box of its own can be scrolled with the keyboard ---
-  const boxes = "mjx-container, div.math, .output, .text_html, .engram-panel, .engram-table-box, .pst-scrollable-table-container";
+  // Our figures and tables say so in their HTML. These boxes are made by the theme, Sphinx and MathJax: they become a tab
+  // stop with a name while they overflow. The theme does that for some, without a name, and only after the window changes.
+  const boxes = "pre, div.highlight, div.math, mjx-container, .output, .text_html, .pst-scrollable-table-container";
+  const scrolls = (box) => {
+    const style = getComputedStyle(box), free = (overflow) => overflow === "auto" || overflow === "scroll";
+    return (free(style.overflowX) && box.scrollWidth > box.clientWidth + 1) ||
+           (free(style.overflowY) && box.scrollHeight > box.clientHeight + 1);
+  };
+  const kind = (box) => box.matches("div.math, mjx-container") ? "formula" :
+    box.matches(":has(> table)") ? "table" : box.closest(".cell_output") ? "output" : "code";
   function reachable() {
-    for (const box of document.querySelectorAll(boxes)) {
-      const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "visible";
-      if (scrolls && !box.hasAttribute("tabindex")) {
+    const found = [...document.querySelectorAll(boxes)].map((box) => [box, scrolls(box)]); // measured before it changes
+    for (const [box, yes] of found) {
+      if (yes) {
         box.tabIndex = 0;
+        box.setAttribute("role", "group");
+        box.setAttribute("aria-label", `Scrollable ${kind(box)}`);
         box.dataset.reachable = "";
-      } else if (!scrolls && "reachable" in box.dataset) {
-        box.removeAttribute("tabindex");
-        delete box.dataset.reachable;
+      } else if ("reachable" in box.dataset) {
+        for (const name of ["tabindex", "role", "aria-label", "data-reachable"]) box.removeAttribute(name);
       }
     }
   }
-  let soon = 0;
-  const later = () => { clearTimeout(soon); soon = setTimeout(reachable, 100); };
+  document.fonts.addEventListener("loadingdone", reachable);
   window.addEventListener("load", () => {
-    reachable();
+    // Whatever lets a line grow or a box shrink moves the text below it: the window, zoom, a font, a fold that opens.
+    new ResizeObserver(reachable).observe(document.querySelector("article") || document.body);
     if (window.MathJax && window.MathJax.startup) window.MathJax.startup.promise.then(reachable);
   });
-  window.addEventListener("resize", later);
-  document.addEventListener("toggle", later, true); // what was folded has a size now
 
   // --- print: hints and solutions are opened, code takes its colours for white paper; folded code stays folded ---
   const root = document.documentElement;

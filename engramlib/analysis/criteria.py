@@ -232,10 +232,10 @@ def layers_of(supported: dict[str, Layer], engram: Engram, moments: Moments, arg
     for name, (weight, bias) in engram.items():
         if name not in supported:
             raise ValueError(f"{argument}: there are no moments of its layer {name!r}, or the model has no such layer")
-        if weight.shape != supported[name].module.weight.shape:
+        if weight.shape != supported[name].weight.shape:
             raise ValueError(
                 f"{argument}: layer {name!r} has shape {tuple(weight.shape)}, the model's"
-                f" {tuple(supported[name].module.weight.shape)}; is this the engram of another model?"
+                f" {tuple(supported[name].weight.shape)}; is this the engram of another model?"
             )
         if (bias is not None) != is_absorbed(supported[name], moments[name]):
             raise ValueError(
@@ -249,15 +249,15 @@ def _delta(layers: dict[str, Layer], moments: Moments, base: Mapping[str, Tensor
     deltas, entries = Deltas(base), {}
     for name, layer in layers.items():
         weight, bias = layer.parameters(deltas.of(layer, moments[name]), is_absorbed(layer, moments[name]))
-        own = layer.module.weight
+        own: Tensor = layer.module.weight  # type: ignore[assignment]
         dtype = torch.promote_types(own.dtype, torch.float32)
-        entries[name] = LayerEngram(*(None if t is None else t.to(own.device, dtype) for t in (weight, bias)))
+        entries[name] = LayerEngram(weight.to(own.device, dtype), None if bias is None else bias.to(own.device, dtype))
     return Engram(entries)
 
 
 def _score_layer(
     layer: Layer, plus: LayerEngram, delta: LayerEngram, target: Moments, reference: Moments
-) -> tuple[float, ...]:
+) -> tuple[float, float, float, float, float, float]:
     sigma, other = target[layer.name].double(), reference[layer.name].double()
     v, d = layer.matrix(*plus).to(sigma.device), layer.matrix(*delta).to(sigma.device)
     other = other.to(sigma.device)
@@ -347,7 +347,7 @@ def _score_network(
     results = []
     for tally, (label, _) in zip(tallies, contestants, strict=True):
         by_layer = {name: _cosine(*sums) for name, sums in tally.pattern.items()}
-        ablated, injected = _closed(tally.leak_ablated, gaps[1]), _closed(tally.leak_injected, gaps[1])
+        after, before = _closed(tally.leak_ablated, gaps[1]), _closed(tally.leak_injected, gaps[1])
         results.append(
             CriteriaRow(
                 label,
@@ -355,9 +355,9 @@ def _score_network(
                 _closed(tally.insufficient, gaps[0]),
                 _closed(tally.unnecessary, gaps[0]),
                 sum(by_layer.values()) / len(by_layer),
-                (ablated + injected) / 2,
-                ablated,
-                injected,
+                (after + before) / 2,
+                after,
+                before,
                 by_layer,
             )
         )

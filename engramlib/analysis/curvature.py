@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,20 +136,20 @@ def fisher_block(
     chosen = {layer: found[layer]}
     check_editable(chosen[layer])
     absorbed = bias == "absorb" and chosen[layer].has_bias
-    *groups, out, d = chosen[layer].kind.matrix(chosen[layer].module, chosen[layer].module.weight).shape
-    size = math.prod(groups) * out * (d + absorbed)
+    groups = chosen[layer].kind.groups(chosen[layer].module) or 1
+    size = groups * chosen[layer].height * chosen[layer].width(absorbed)
     if size > limit:
         raise ValueError(
             f"layer {layer!r} has {size} parameters, more than limit={limit}: F takes {8e-9 * size**2:.1f} GB"
         )
     total = torch.zeros(size, size, dtype=torch.float64)
     for _, inputs, gradients in backward_passes(model, chosen, batches, loss, fisher, forward, seed, examples):
-        per_example: Tensor | int = 0
+        parts: list[Tensor] = []
         for x, g in zip(inputs[layer], gradients[layer], strict=True):
             if absorbed:
                 x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
-            per_example = per_example + torch.einsum("np...o,np...d->n...od", g, x)
-        rows = per_example.flatten(1)
+            parts.append(torch.einsum("np...o,np...d->n...od", g, x))
+        rows = torch.stack(parts).sum(0).flatten(1)  # ∇_W of each example
         total = total.to(rows.device).addmm_(rows.T, rows)
     return total
 
@@ -197,7 +198,7 @@ def loss_gradient(
         for which in (("weight", "bias") if bias == "absorb" and layer.has_bias else ("weight",))
     ]
     # Query, key and value of an attention are rows of one parameter.
-    parameters = {id(p): p for p in (layer.stored(which) for layer, which in parts)}
+    parameters = {id(p): p for p in (layer.stored(which) for layer, which in parts) if p is not None}
     flags = [(p, p.requires_grad) for p in parameters.values()]
     sums = {key: torch.zeros_like(p) for key, p in parameters.items()}
     seen = 0
@@ -210,7 +211,7 @@ def loss_gradient(
                 hooks.append(layer.owner.register_forward_pre_hook(lambda m, args, layer=layer: check_grad(layer)))
             for batch in batches_of(model, batches):
                 seen += 1
-                value = run_precisely(model, batch, forward, lambda f, batch=batch: loss(output_of(f), batch))
+                value = run_precisely(model, batch, forward, functools.partial(_loss, loss, batch))
                 if not isinstance(value, Tensor) or value.ndim:
                     raise ValueError(f"loss: expected a scalar tensor, got {getattr(value, 'shape', value)!r}")
                 found = gradients_of(value, list(parameters.values()))
@@ -221,7 +222,8 @@ def loss_gradient(
                             f"layer {layer.name!r}: the loss does not depend on it; leave it out with `layers`"
                         )
                 for key, g in gradients.items():
-                    sums[key] += g
+                    if g is not None:
+                        sums[key] += g
     finally:
         for handle in hooks:
             handle.remove()
@@ -235,6 +237,10 @@ def loss_gradient(
     for layer, which in parts:
         entries[layer.name][which] = layer.rows(sums[id(layer.stored(which))], which).clone()
     return Engram({name: LayerEngram(**entry) for name, entry in entries.items()})
+
+
+def _loss(loss: Callable[[Tensor, Batch], Tensor], batch: Batch, output: Any) -> Tensor:
+    return loss(output_of(output), batch)
 
 
 @dataclass(frozen=True)

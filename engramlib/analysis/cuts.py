@@ -189,7 +189,7 @@ def compare_cuts(
     values = torch.linalg.eigvalsh(sigma.double()).clamp_min(0)
     if cuts is None:
         cuts = [relative(), relative(len(values) * 1.19e-7), energy()] + ([edge()] if count else []) + [ridge()]
-    rows = []
+    rows: list[dict[str, str | int | float]] = []
     for cut in cuts:
         worked = cut(values, count)
         kept, total = worked > 0, float(values.sum())

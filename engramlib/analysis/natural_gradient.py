@@ -75,7 +75,7 @@ def natural_gradient(
             matrix = _factor(factors, name, matrix, damping, rcond) @ matrix
         weight, bias = layer.parameters(matrix, is_absorbed(layer, a))
         like = gradient[name].weight
-        steps[name] = LayerEngram(*(None if t is None else t.to(like.device, like.dtype) for t in (weight, bias)))
+        steps[name] = LayerEngram(weight.to(like), None if bias is None else bias.to(like))
     return Engram(steps, gradient.norms)
 
 

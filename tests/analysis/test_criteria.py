@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import engramlib as el
 from engramlib.analysis import CRITERIA, Criteria, CriteriaRow, random_engram, score_criteria
 from tests.conftest import columns_of, with_one
+from tests.test_examples import encoder
 
 
 class Case:
@@ -369,3 +370,75 @@ def test_nothing_chosen_is_no_perfect_score() -> None:
         el.score_criteria(model, engram, a, b, batches=([x], [x]), rows=lambda batch: torch.zeros(30).bool())
     with pytest.raises(ValueError, match="never called layer '0'"):
         el.score_criteria(model, engram, a, b, batches=([x], [x]), forward=lambda m, batch: m[2](batch[:, :3]))
+
+
+class TestTheWayItRuns:
+    def numbers(self, case: Case, batches: object, **options: object) -> list[float]:
+        return numbers(case.score(batches=batches, **options).network[0])
+
+    @pytest.mark.parametrize("cached", [True, False])
+    def test_inside_autocast_as_outside(self, cached: bool) -> None:
+        """Autocast keeps copies of the weights: an edit in place would not be seen."""
+        case = mlp_case()
+        case.model.float()
+        batches = ([case.plus.float()], [case.minus.float()])
+        outside = self.numbers(case, batches)
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=cached):
+            assert self.numbers(case, batches) == pytest.approx(outside, abs=1e-7)
+            case.model[2].bfloat16()  # what needs autocast keeps it, and sees the edits
+            layers = case.engram.select(["0"])
+            assert self.numbers(case, batches, engram=layers)[0] == pytest.approx(
+                self.wide(case, batches, layers), abs=0.05
+            )
+
+    def wide(self, case: Case, batches: object, engram: el.Engram) -> float:
+        case.model.float()
+        with torch.autocast("cpu", enabled=False):
+            return self.numbers(case, batches, engram=engram)[0]
+
+    @pytest.mark.parametrize("part", ["model", "block", "method"])
+    def test_compiled_and_warm(self, part: str) -> None:
+        case = mlp_case()
+        case.model = model = nn.Sequential(case.model[:3], case.model[3:]).eval()
+        case.target, case.reference = (el.collect(model, [x]) for x in (case.plus, case.minus))
+        case.engram = el.extract(model, case.target, case.reference)
+        batches = (list(case.plus.split(10)), list(case.minus.split(20)))
+        expected = self.numbers(case, batches)
+        if part == "block":
+            model[0] = torch.compile(model[0], backend="eager")
+        elif part == "method":
+            model.compile(backend="eager")
+        else:
+            case.model = torch.compile(model, backend="eager")
+        with torch.no_grad():
+            for side in batches:
+                for x in side:
+                    case.model(x)
+        assert self.numbers(case, batches) == pytest.approx(expected)
+
+    @pytest.mark.parametrize("tokens", [4, 6, 12])
+    @pytest.mark.parametrize("batch_first", [True, False])
+    def test_rows_are_examples_whatever_the_layout(self, batch_first: bool, tokens: int) -> None:
+        model, dim = encoder(batch_first), 0 if batch_first else 1
+        x = torch.randn(*((6, tokens) if batch_first else (tokens, 6)), 8).double()
+        y = x.flip(0) + 1
+        target, reference = el.collect(model, [x]), el.collect(model, [y])
+        engram = el.extract(model, target, reference)
+        keep = torch.tensor([True, False, True, True, False, False])
+        how = dict(draws=0)
+        masked = score_criteria(
+            model, engram, target, reference, batches=([x], [y]), rows=lambda _: keep, **how
+        ).network[0]
+        parts = [z.index_select(dim, keep.nonzero()[:, 0]) for z in (x, y)]
+        alone = score_criteria(model, engram, target, reference, batches=([parts[0]], [parts[1]]), **how).network[0]
+        assert numbers(masked) == pytest.approx(numbers(alone))
+        with pytest.raises(ValueError, match="does not fit"):
+            score_criteria(
+                model, engram, target, reference, batches=([x], [y]), rows=lambda _: torch.ones(5).bool(), **how
+            )
+
+    def test_a_mask_of_tokens_is_not_laid_over_channels(self) -> None:
+        model = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(45, 5))
+        case = Case(model, torch.randn(6, 2, 5, 5), torch.randn(6, 2, 5, 5))
+        with pytest.raises(ValueError, match="does not fit"):
+            case.score(rows=lambda batch: torch.ones(6, 5).bool())

@@ -1,8 +1,10 @@
 """`make` on a machine where something is missing says in one line what to do, and leaves nothing half done."""
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,8 @@ def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def tree(tmp_path):
-    for name in ("Makefile", "pyproject.toml", "requirements.txt"):
+    (tmp_path / ".ci").mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.txt", ".ci/bounds.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -35,8 +38,9 @@ def fake_python(tree: Path, script: str) -> str:
 def test_help_is_the_default_and_names_every_command(tree):
     done = make(tree)
     assert done.returncode == 0
-    for command in ("make book", "make test", "make serve", "make repoint", "make clean", "PYTHON=", "ENGRAM_DATA="):
-        assert command in done.stdout
+    for command in "book test test-oldest test-newest serve repoint clean".split():
+        assert f"make {command} " in done.stdout
+    assert "PYTHON=" in done.stdout and "ENGRAM_DATA=" in done.stdout
     assert done.stdout == make(tree, "help").stdout
 
 
@@ -79,3 +83,49 @@ def test_failed_install_is_not_remembered(tree):
 def test_serve_without_a_book_says_how_to_make_one(tree):
     done = make(tree, "serve")
     assert done.returncode != 0 and "make book" in done.stdout
+
+
+@pytest.mark.parametrize("end", ["oldest", "newest"])
+def test_no_python_at_this_end_of_the_bounds(tree, end):
+    variable = f"PYTHON_{end.upper()}"
+    done = make(tree, f"test-{end}", f"{variable}=no-such-python")
+    assert done.returncode != 0
+    assert done.stdout.splitlines() == [
+        "No no-such-python that can make virtual environments found: "
+        f"install it, or name yours: make test-{end} {variable}=/path/to/python"
+    ]
+    assert not (tree / f".venv-{end}").exists()
+
+
+def test_the_oldest_python_is_the_one_promised(tree):
+    (promised,) = re.findall(r'^requires-python = ">=(.*)"$', (tree / "pyproject.toml").read_text(), re.M)
+    assert f"PYTHON_OLDEST ?= python{promised}\n" in (tree / "Makefile").read_text()
+
+
+def bounds(tree: Path, end: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, tree / ".ci" / "bounds.py", end]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_pins_are_the_lower_bounds_of_pyproject(tree):
+    pins, ranges = (bounds(tree, end).stdout.split() for end in ("oldest", "newest"))
+    text = (tree / "pyproject.toml").read_text()
+    assert all(f'"{line}"' in text for line in ranges)
+    assert pins == [line.replace(">=", "==") for line in ranges]
+    named = {pin.split("==")[0] for pin in pins}
+    assert {"torch", "safetensors", "tqdm", "transformers", "torchvision", "numpy", "pytest"} <= named
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ('"numpy>=', '"numpi>=', "lab no longer has numpy"),
+        ('"torch>=', '"torch<=', "'torch<=.*' should be a name with one lower bound"),
+        ('"pytest>=', '"pytest!=3,>=', "'pytest!=3,>=.*' should be"),
+    ],
+)
+def test_a_requirement_that_cannot_be_pinned_is_named(tree, old, new, message):
+    path = tree / "pyproject.toml"
+    path.write_text(path.read_text().replace(old, new))
+    done = bounds(tree, "oldest")
+    assert done.returncode != 0 and re.search(message, done.stderr)

@@ -13,17 +13,19 @@ matplotlib.use("agg")
 
 from engramlib.lab import plots  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "book"), str(ROOT / "tests/site")]
 
 browser = pytest.importorskip("browser")  # needs playwright, which comes with the extra `dev`
+visit = pytest.importorskip("visit")
 
 N, LABELS = 10, [-1, 0, 0.5, 1]
 ACCURACY = np.random.default_rng(0).uniform(0.5, 1, (2**N, N)).round(2)
 ERASED = (np.arange(2**N)[:, None] >> np.arange(N - 1, -1, -1) & 1).astype(bool)
 
 
-def small():
-    fig, ax = plt.subplots(figsize=(2, 2))
+def small(width=2):
+    fig, ax = plt.subplots(figsize=(width, 2))
     ax.plot([0, 1])
     return fig
 
@@ -169,8 +171,57 @@ def test_a_click_on_the_map_goes_to_that_state(opened):
     assert abs(float(dot.get_attribute("cx")) - x) < 0.11 and abs(float(dot.get_attribute("cy")) - y) < 0.11
 
 
-def test_it_fits_a_phone_and_forgets(opened):
+# Far from what any machine has: results must not depend on its fonts.
+FONTS = {
+    "own": "* { }",
+    "wide": "* { font-family: monospace !important; letter-spacing: .15em !important } html { font-size: 130% }",
+    "narrow": "* { letter-spacing: -.15em !important } html { font-size: 80% }",
+}
+
+
+@pytest.fixture(scope="module")
+def boxes_file(tmp_path_factory):
+    """Every kind of box, wide and narrow, in a page that cuts off what sticks out, as an output cell does."""
+    words = [f"a concept of many words, {i}" for i in range(3)]
+    said, shown = {"caption": "c" * 60, "alt": "a"}, {"a state with a long name": [], "x" * 60: []}
+    html = [plots.css(), plots.table_html([{"a": 1, "b": "x" * 90}], "c"), plots.table_html([{"a": 1}], "c")]
+    html += [plots.figure_html([small(w), small(w)], **said) for w in (3, 5.2, 9)]
+    html += [plots.frames_html([small(w), small(w)], ["x" * 60, 1], **said) for w in (3, 9)]
+    html += [plots.composition_html(np.full((8, 3), 0.5), n, shown=shown, **said) for n in (words, list("abc"))]
+    html += [plots.composition_html(ACCURACY, range(N), shown=shown, **said)]
+    html += [plots.figure_html(plots.class_heatmap(np.zeros((n + 1, n)), range(n)), **said) for n in (4, 16)]
+    plt.close("all")
+    path = tmp_path_factory.mktemp("boxes") / "page.html"
+    path.write_text(
+        '<!doctype html><html lang="en"><meta name="viewport" content="width=device-width"><title>Boxes</title><main>'
+        + "".join(f'<div class="cell" style="overflow-x:auto">{part}</div>' for part in html)
+    )
+    return path
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "plain"])
+@pytest.mark.parametrize("font", FONTS)
+def test_the_keyboard_reaches_every_box_that_scrolls(opened, boxes_file, font, script):
     page = opened()
+    html = boxes_file.read_text()
+    page.set_content(html if script else re.sub(r"<script>.*?</script>", "", html, flags=re.S))
+    page.add_style_tag(content=FONTS[font])
+    overflow = "(boxes) => boxes.filter((box) => box.scrollWidth > box.clientWidth + 1).length"
+    for width in (320, 390, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function("(width) => innerWidth === width", arg=width)
+        assert page.evaluate(visit.UNREACHABLE) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.locator(".cell").evaluate_all(overflow) == 0, "a box sticks out of its cell"
+        assert not visit.violations(page, without=("color-contrast",))
+    page.set_viewport_size({"width": 320, "height": 800})
+    assert page.locator(".engram-scrolls:visible").evaluate_all(overflow) >= 6
+
+
+@pytest.mark.parametrize("font", FONTS)
+def test_it_fits_a_phone_and_forgets(opened, font):
+    page = opened()
+    page.add_style_tag(content=FONTS[font])
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     for target in page.locator(".engram-controls button, .engram-ticks label, input[type=range]").all():
         assert target.bounding_box()["height"] >= 44

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import matplotlib
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from matplotlib import pyplot as plt
 
 matplotlib.use("agg")
@@ -74,11 +75,80 @@ def test_ids_are_unique_in_a_page_and_every_reference_is_met():
 
 
 def test_width_follows_the_page():
-    style = Elements(html(line(figsize=(4.0, 3.0)))).get("svg")[0]["style"]
-    assert "width:100%" in style and "max-width:384px" in style
-    wide = Elements(html(line(figsize=(9.0, 3.0)))).get("div")[-1]
-    assert wide["tabindex"] == "0"  # scrolls in its own box, also by keyboard
-    assert "tabindex" not in Elements(html(line())).get("div")[-1]
+    small, wide = (Elements(html(line(figsize=(w, 3.0)))).get("svg")[0]["style"] for w in (4.0, 9.0))
+    assert "width:100%" in small and "max-width:384px" in small
+    assert "min-width" not in small  # shrinks with any page
+    assert "min-width:588px" in wide  # smaller it could not be read
+
+
+# --- boxes that scroll ------------------------------------------------------------------------------------------
+
+
+def compose(names, n=3):
+    shown = {"a state with a long name": names[:1], "nothing": names}
+    return plots.composition_html(np.full((2**n, n), 0.5), names, shown=shown, caption="See.", alt="All.")
+
+
+def replication():
+    from engramlib.lab import chapter
+
+    return displayed(chapter.replication_table, [{"what": "x" * 80, "published": 0.5}], "See.")
+
+
+def live():
+    said = {"caption": "See.", "alt": "A line."}
+    return displayed(plots.live, lambda _: line(figsize=(9, 3)), {"x": [0]}, start=[0], **said)
+
+
+def displayed(show, *args, **kwargs):
+    with pytest.MonkeyPatch.context() as patch:
+        out = []
+        patch.setattr("IPython.display.display", lambda data, raw: out.append(data["text/html"]))
+        show(*args, **kwargs)
+    return out[0]
+
+
+# Everything that puts a box into a page, and how many of its boxes scroll.
+BOXES = {
+    "figure": (lambda: html(line()), 0),
+    "wide figure": (lambda: html(line(figsize=(9, 3))), 1),
+    "several": (lambda: html([line(figsize=(9, 3)), line()]), 1),
+    "images": (lambda: html(plots.image_grid(np.zeros((12, 8, 8)), columns=12, titles=["a title"] * 12)), 1),
+    "heatmap": (lambda: html(plots.class_heatmap(np.zeros((3, 2)), ["cat", "dog"])), 0),
+    "wide heatmap": (lambda: html(plots.class_heatmap(np.zeros((21, 20)), [f"class {i}" for i in range(20)])), 1),
+    "frames": (lambda: plots.frames_html([line()] * 2, [0, 1], caption="See.", alt="x"), 0),
+    "wide frames": (lambda: plots.frames_html([line(figsize=(9, 3))] * 2, [0, 1], caption="See.", alt="x"), 2),
+    "composition": (lambda: compose(list("abc")), 0),
+    "wide composition": (lambda: compose([f"a concept of many words, {i}" for i in range(3)]), 3),
+    "table": (lambda: plots.table_html([{"a": 1, "b": "x" * 80}], "See."), 1),
+    "replication table": (replication, 1),
+    "live": (live, 1),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_what_can_scroll_is_a_tab_stop_with_a_name_and_nothing_else_is(name, monkeypatch):
+    monkeypatch.setenv("ENGRAM_LIVE", "0")
+    make, count = BOXES[name]
+    page = BeautifulSoup(make(), "html.parser")
+    boxes = page.select(".engram-scrolls")
+    assert len(boxes) == count and page.select("[tabindex]") == boxes
+    for box in boxes:
+        kind = "table" if box.table else "figure"
+        assert (box["tabindex"], box["role"], box["aria-label"]) == ("0", "group", f"Scrollable {kind}")
+    for picture in page.select("svg[role=img]"):  # what has a least width can overflow, and only that
+        assert ("min-width" in picture["style"]) == (picture.find_parent(class_="engram-scrolls") is not None)
+
+
+def test_no_other_box_scrolls():
+    rules = re.findall(r"([^{}]*)\{([^{}]*)\}", plots.css())
+    free = {name.strip() for name, style in rules if re.search(r"overflow(-[xy])?:\s*(auto|scroll)", style)}
+    assert free == {".engram-scrolls"}
+    (ring,) = (style for name, style in rules if name.strip() == ".engram-scrolls:focus-visible")
+    assert "outline:2px solid" in ring and "outline-offset:-2px" in ring  # inside: a box around would cut it off
+
+
+# --- images and heatmaps ----------------------------------------------------------------------------------------
 
 
 def test_sizes_stay_small():

@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import matplotlib
 import yaml
 from visit import DESKTOP
 
@@ -25,6 +26,17 @@ FILES = toc_files(ROOT)
 PAGES = [str(path.relative_to(ROOT).with_suffix(".html")) for path in FILES]
 CHAPTERS = [page for page, path in zip(PAGES, FILES, strict=True) if path.suffix == ".ipynb"]
 
+# Fonts of the tests' own, which come with matplotlib, so that a page has the same lines on every machine.
+FONTS = Path(matplotlib.get_data_path()) / "fonts/ttf"
+PINNED = f"""
+@font-face {{ font-family: pinned; src: url("{BASE}pinned/DejaVuSans.ttf") }}
+@font-face {{ font-family: pinned-code; src: url("{BASE}pinned/DejaVuSansMono.ttf") }}
+* {{ font-family: pinned !important }}
+:is(pre, code, kbd, samp), :is(pre, code, kbd, samp) * {{ font-family: pinned-code !important }}
+"""
+PIN = f"""(() => {{ const sheet = new CSSStyleSheet(); sheet.replaceSync({json.dumps(PINNED)});
+  document.adoptedStyleSheets = [sheet]; }})()"""
+
 
 class Pages(SimpleHTTPRequestHandler):
     """GitHub Pages in small: the site under BASE, 404.html for everything that is not there."""
@@ -32,6 +44,8 @@ class Pages(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def translate_path(self, path):
+        if path.startswith(BASE + "pinned/"):
+            return str(FONTS / Path(path).name)
         inside = path.startswith(BASE)
         return super().translate_path("/" + path.removeprefix(BASE) if inside else "/outside-of-the-site")
 
@@ -56,6 +70,7 @@ class Tab:
         self.site, self.errors, self.failed, self.outside = site, [], [], []
         self.context = browser.new_context(viewport=viewport, color_scheme=theme, **options)
         self.context.route("**/*", self._route)
+        self.context.add_init_script(PIN)
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
@@ -78,6 +93,16 @@ class Tab:
             self.page.evaluate("() => window.MathJax?.startup?.promise")
             self.page.evaluate("() => document.fonts.ready.then(() => null)")
         return response
+
+    def size(self, viewport) -> None:
+        """Resize the window. Chromium may still lay out for the old size when its own call returns."""
+        self.page.set_viewport_size(viewport)
+        self.page.wait_for_function("(width) => innerWidth === width", arg=viewport["width"])
+        self.settle()
+
+    def settle(self) -> None:
+        """Let the page lay out and answer its new sizes."""
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def theme(self, name: str) -> None:
         """What the theme's own button does, without the way there."""

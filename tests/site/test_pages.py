@@ -68,6 +68,11 @@ def test_fits_a_phone(seen, page_name):
     assert not seen(page_name)["too_wide"], "scrolls sideways:" + pretty(seen(page_name)["too_wide"])
 
 
+def test_the_keyboard_reaches_what_scrolls(seen, page_name):
+    missed = seen(page_name)["unreachable"]
+    assert not missed, "no tab stop, or one without a name:" + pretty(missed)
+
+
 def test_colab_badges_point_at_files_that_exist(seen, page_name):
     repository = CONFIG["repository"]
     for badge in seen(page_name)["badges"]:

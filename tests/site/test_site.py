@@ -10,7 +10,7 @@ import pypdf
 import pytest
 import yaml
 from served import BASE, CHAPTERS, CONFIG, ROOT, SITE, pretty
-from visit import DESKTOP, PHONE
+from visit import DESKTOP, LIGHTEN, OVERFLOW, PHONE, UNFOLD, UNREACHABLE, violations
 
 LANDING = "book/intro.html"
 DEEP = "no/such/folder/page.html"
@@ -154,6 +154,55 @@ def test_the_focus_can_be_seen(tab):
         if not state["seen"] and state["tag"] != "BODY":
             blind.append(state["what"])
     assert not blind, "nothing shows where the focus is:" + pretty(blind)
+
+
+# Pages that have every kind of box that scrolls: code, figure, formula, output, table.
+SCROLLING = ("book/part1/04_adding_and_subtracting.html", "book/notation.html", "book/api.html")
+FONTS = {
+    "wide": "html * { font-family: pinned-code !important; letter-spacing: .1em !important } "
+    "html { font-size: 130% !important }",
+    "narrow": "html * { letter-spacing: -.12em !important } html { font-size: 85% !important }",
+}
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("font", FONTS)
+def test_in_any_font_the_keyboard_reaches_what_scrolls(tab, font, viewport):
+    """What overflows is a matter of the reader's fonts; whether it can be reached is not."""
+    one = tab(viewport=viewport)
+    for name in SCROLLING:
+        one.open(name)
+        one.page.evaluate(UNFOLD)
+        one.page.add_style_tag(content=FONTS[font])  # as readers do who set their own spacing: the window stays
+        one.settle()
+        assert one.page.evaluate(UNREACHABLE) == [], name
+        assert one.page.evaluate(OVERFLOW) == [], name
+        one.page.evaluate(LIGHTEN)
+        assert violations(one.page, scope="main", without=("color-contrast",)) == [], name
+
+
+RING = """(box) => { const { outlineStyle, outlineWidth, outlineOffset } = getComputedStyle(box);
+  return outlineStyle !== "none" && parseFloat(outlineWidth) >= 2 && parseFloat(outlineOffset) < 0; }"""
+
+
+def test_the_keyboard_scrolls_every_kind_of_box_and_shows_where_it_is(tab):
+    one, scrolled = tab(viewport=PHONE), set()
+    for name in SCROLLING:
+        one.open(name)
+        one.page.add_style_tag(content=FONTS["wide"])
+        one.page.evaluate(UNFOLD)
+        one.settle()
+        one.page.keyboard.press("Tab")  # from here on the focus is shown
+        for box in one.page.query_selector_all("article [aria-label^='Scrollable ']"):
+            kind = box.get_attribute("aria-label").removeprefix("Scrollable ")
+            if kind in scrolled or not box.evaluate("(box) => box.scrollWidth > box.clientWidth + 1"):
+                continue
+            box.focus()
+            assert box.evaluate(RING), f"{name}: nothing shows that the focus is on the {kind}"
+            one.page.keyboard.press("ArrowRight")
+            one.page.wait_for_function("(box) => box.scrollLeft > 0", arg=box)
+            scrolled.add(kind)
+    assert scrolled == {"code", "figure", "formula", "table"}
 
 
 PLAYERS = """() => [...document.querySelectorAll(".engram-figure.is-player")].map((box) => box.id)"""

@@ -59,15 +59,25 @@ OVERFLOW = """() => {
 }"""
 
 
+# Boxes of which the keyboard would miss a part: they scroll, and are no tab stop, or one without a name. Navigation may
+# be scrolled by the links in it; text may not, since its links need not stand where it is cut off.
+UNREACHABLE = """() => [...document.querySelectorAll("body *")].filter((box) => {
+  if (box.ownerSVGElement || !box.getClientRects().length) return false;
+  const style = getComputedStyle(box), free = (overflow) => ["auto", "scroll"].includes(overflow);
+  if (!(free(style.overflowX) && box.scrollWidth > box.clientWidth + 1) &&
+      !(free(style.overflowY) && box.scrollHeight > box.clientHeight + 1)) return false;
+  if (!document.querySelector("article")?.contains(box) && box.querySelector("a[href]")) return false;
+  return box.tabIndex < 0 || !box.getAttribute("role") || !box.getAttribute("aria-label");
+}).map((box) => `${box.scrollWidth} in ${box.clientWidth}, ${box.scrollHeight} in ${box.clientHeight}: ` +
+  `${box.cloneNode().outerHTML.slice(0, 160)} ${box.textContent.trim().slice(0, 60)}`)"""
+
 # Pictures and formulas are judged by their names and boxes: their insides are a hundred thousand shapes that axe would
-# walk. Of code, one word of each kind and place stays, of tables and lists the first rows: thousands of equal ones add
-# nothing but minutes. Nothing is half faded when colours are compared.
+# walk. Their sizes stay, and go on to follow the window: all have a viewBox. Of code, one word of each kind and place
+# stays, of tables and lists the first rows: thousands of equal ones add nothing but minutes. Nothing is half faded when
+# colours are compared.
 LIGHTEN = """() => {
-  document.querySelectorAll(".engram-figure svg, .engram-hero svg, mjx-container svg").forEach((svg) => {
-    const box = svg.getBoundingClientRect();
-    svg.style.width = `${box.width}px`; svg.style.height = `${box.height}px`;
-    svg.replaceChildren();
-  });
+  document.querySelectorAll(":is(.engram-figure, .engram-hero, mjx-container) svg[viewBox]").forEach((svg) =>
+    svg.replaceChildren());
   document.querySelectorAll("mjx-assistive-mml").forEach((copy) => copy.remove());
   document.querySelectorAll("article :is(table, dl.glossary, .citation-list)").forEach((long) => {
     const rows = long.querySelectorAll(":scope > tbody > tr, :scope > dt, :scope > dd, :scope > .citation");
@@ -93,9 +103,9 @@ def axe_source() -> str:
     return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 
 
-def violations(page, rules: list[str] | None = None, scope: str = "body") -> list[str]:
+def violations(page, rules: list[str] | None = None, scope: str = "body", without: tuple[str, ...] = ()) -> list[str]:
     """Serious and critical findings of axe-core in `scope`, as the page is now, one line each."""
-    options = {"resultTypes": ["violations"], "preload": False}
+    options = {"resultTypes": ["violations"], "preload": False, "rules": {rule: {"enabled": False} for rule in without}}
     if rules:
         options["runOnly"] = {"type": "rule", "values": rules}
     # Not as a <script>: then the page could not tell it from its own.
@@ -114,15 +124,19 @@ def violations(page, rules: list[str] | None = None, scope: str = "body") -> lis
 
 def visit(tab, name: str) -> dict:
     """Load the page once on a desktop, open what is folded, look at it on a phone, then ask axe-core in both themes."""
-    tab.page.set_viewport_size(DESKTOP)
+    tab.size(DESKTOP)
     tab.open(name)
     found = tab.page.evaluate(FACTS)
     found["still_folded"] = tab.page.evaluate(UNFOLD)
-    tab.page.set_viewport_size(PHONE)
+    tab.settle()
+    found["unreachable"] = tab.page.evaluate(UNREACHABLE)
+    tab.size(PHONE)
     found["too_wide"] = tab.page.evaluate(OVERFLOW)
-    tab.page.set_viewport_size(DESKTOP)
+    found["unreachable"] += tab.page.evaluate(UNREACHABLE)
+    tab.size(DESKTOP)
     tab.page.evaluate(LIGHTEN)
     tab.theme("light")
+    tab.settle()
     scope = "body" if name in WHOLE else "main"
     found["axe_light"] = violations(tab.page, scope=scope)
     tab.theme("dark")

@@ -6,9 +6,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from engramlib.lab.plots.figure import display_html, need
+from engramlib.lab.plots.figure import box, display_html, need
 from engramlib.lab.plots.player import player
-from engramlib.lab.plots.svg import FONTS
+from engramlib.lab.plots.svg import FONTS, sizes
 
 MOST = 12  # concepts: 4,096 states are about 130 kB in the page
 CUBE = 3  # up to here the states are drawn as a square or cube, from there on by number erased and accuracy kept
@@ -175,14 +175,13 @@ def _has(state: int, i: int, n: int) -> bool:
 
 
 def _panel(inner: str, kind: str, width: int, *, flag: str = "") -> str:
-    room = f"flex:1 1 {round(0.8 * width)}px;max-width:{width}px"
-    return f'<div class="engram-panel{kind}"{flag} style="{room}">{inner}</div>'
+    return box(inner, width, basis=round(0.8 * width), kind=kind, flag=flag)
 
 
 def _svg(width: int, height: int, label: str, inner: str, *, kind: str = "", top: int = 0) -> str:
     return (
         f'<svg{kind} viewBox="0 {top} {width} {height - top}" role="img" aria-label="{escape(label)}" '
-        f'style="width:100%;max-width:{width}px;height:auto;font-family:{FONTS};fill:currentColor" font-size="13">'
+        f'style="{sizes(width)};font-family:{FONTS};fill:currentColor" font-size="13">'
         f"{inner}</svg>"
     )
 

@@ -6,11 +6,12 @@ import sys
 
 # Colours come from the page (`currentColor`) or are grey at low opacity: right on any background.
 _CSS = """
-.engram-figure{margin:1rem 0;color:inherit}
+.engram-figure{margin:1rem 0;color:inherit;overflow-wrap:anywhere}
 .engram-figure figcaption,.engram-table-box caption{text-align:left;font-size:.92em;line-height:1.45;margin:.4rem 0 0;
 color:inherit;opacity:.85;max-width:44rem}
 .engram-panels{display:flex;flex-wrap:wrap;gap:.75rem 1.25rem;align-items:flex-start}
-.engram-panel{min-width:0;overflow-x:auto}
+.engram-panel{min-width:0}
+.engram-scrolls{overflow-x:auto;max-width:100%}
 .engram-panel svg{display:block}
 .engram-label{font-size:.9em;margin:0 0 .15rem}
 .engram-controls{display:none;flex-wrap:wrap;gap:.4rem .8rem;align-items:center;margin:0 0 .5rem;font-size:.95em}
@@ -21,8 +22,8 @@ border-radius:.3rem;padding:.3rem .8rem;min-height:44px;cursor:pointer;touch-act
 .engram-controls>label{display:flex;flex:1 1 14rem;max-width:28rem;gap:.6rem;align-items:center}
 .engram-controls input[type=range]{flex:1 1 8rem;min-width:6rem;min-height:44px;margin:0;accent-color:#0072b2;
 touch-action:pan-y}
-.engram-controls button:focus-visible,.engram-controls input:focus-visible,.engram-panel:focus-visible,
-.engram-table-box:focus-visible{outline:2px solid #0072b2;outline-offset:2px}
+.engram-controls button:focus-visible,.engram-controls input:focus-visible{outline:2px solid #0072b2;outline-offset:2px}
+.engram-scrolls:focus-visible{outline:2px solid #0072b2;outline-offset:-2px}
 .engram-controls output{min-width:5em;font-variant-numeric:tabular-nums}
 .engram-ticks{display:flex;flex-wrap:wrap;gap:.4rem;align-items:center;border:0;margin:0;padding:0;min-width:0;
 flex:1 1 100%}
@@ -35,7 +36,7 @@ padding:0 .6rem;border:1px solid rgba(128,128,128,.5);border-radius:.3rem;cursor
 .engram-bar{fill:#0072b2}
 .engram-bar.is-out{fill:#d55e00}
 .engram-lattice{cursor:pointer}
-.engram-table-box{overflow-x:auto;max-width:100%;margin:1rem 0}
+.engram-table-box{margin:1rem 0}
 .engram-table-box table{border-collapse:collapse;width:auto;margin:0;font-size:.95em;color:inherit;
 background:transparent}
 .engram-table-box caption{caption-side:top;margin:0 0 .4rem}
@@ -46,7 +47,7 @@ white-space:nowrap;background:transparent;border-bottom:1px solid rgba(128,128,1
 .engram-table-box .wrap{white-space:normal;min-width:9rem}
 @media screen{.is-player .engram-controls{display:flex}.is-player .engram-now{display:block}
 .is-player .engram-frame:not(.is-on),.is-player .engram-label{display:none}}
-@media print{.engram-panel,.engram-table-box{overflow:visible}.engram-figure{break-inside:avoid-page}
+@media print{.engram-scrolls{overflow:visible}.engram-figure{break-inside:avoid-page}
 .engram-panel{break-inside:avoid}.engram-at{display:none}}
 html[data-theme=dark] .bd-content div.cell_output .text_html:not(:has(table.dataframe)):has(
 .engram-figure,.engram-table-box,.engram-css){background:transparent;color:inherit;padding:0}

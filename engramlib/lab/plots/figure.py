@@ -8,9 +8,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from engramlib.lab.plots.css import css_where_needed
-from engramlib.lab.plots.svg import css_width, smallest_width, svg
-
-PHONE = 340  # CSS pixels of text width on a narrow phone
+from engramlib.lab.plots.svg import css_width, smallest, svg, too_wide
 
 
 def show(fig: Figure | Sequence[Figure], *, caption: str, alt: str) -> None:
@@ -36,11 +34,25 @@ def figure_html(fig: Figure | Sequence[Figure], *, caption: str, alt: str) -> st
 
 
 def panel(fig: Figure, label: str, *, before: str = "", kind: str = "") -> str:
-    """One figure in a box that scrolls, also by keyboard, where the page is too narrow for it."""
-    least = smallest_width(fig)
-    scrolls = ' tabindex="0"' if least > PHONE else ""
-    room = f"flex:1 1 {least}px;max-width:{css_width(fig)}px"
-    return f'<div class="engram-panel{kind}" style="{room}"{scrolls}>{before}{svg(fig, label)}</div>'
+    """One figure in its box."""
+    width = css_width(fig)
+    return box(before + svg(fig, label), width, basis=smallest(width), kind=kind)
+
+
+def box(inner: str, width: int, *, basis: int, kind: str = "", flag: str = "") -> str:
+    """A picture of `width` pixels, of which it wants `basis` before it takes a line of its own.
+
+    It scrolls if the picture may be too wide for a phone, and cannot scroll otherwise. So no font and no window decides
+    whether the keyboard must reach it.
+    """
+    name, attributes = scrolls("figure") if too_wide(width) else ("", "")
+    room = f"flex:1 1 {basis}px;max-width:{width}px"
+    return f'<div class="engram-panel{name}{kind}"{flag} style="{room}"{attributes}>{inner}</div>'
+
+
+def scrolls(what: str) -> tuple[str, str]:
+    """Class and attributes of a box that scrolls: the keyboard reaches it, whether or not it overflows just now."""
+    return " engram-scrolls", f' tabindex="0" role="group" aria-label="Scrollable {what}"'
 
 
 def as_list(fig: Figure | Sequence[Figure]) -> list[Figure]:

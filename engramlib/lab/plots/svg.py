@@ -15,6 +15,7 @@ from engramlib.lab.plots.style import INK
 FONTS = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'DejaVu Sans',sans-serif"
 # Below this share of its natural width the text gets too small to read: the figure's box scrolls instead.
 SMALLEST = 0.68
+PHONE = 340  # CSS pixels of text width on a narrow phone
 
 _SVG, _LINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 _INKS = re.compile(f"(?:{INK}|#000000)(?![0-9a-f])", re.IGNORECASE)
@@ -42,15 +43,13 @@ def svg(fig: Figure, label: str) -> str:
         _shorten(element)
     _unwrap(root)
 
-    width = css_width(fig)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.set("role", "img")
     root.set("aria-label", label)
     root.set(
         "style",
-        f"width:100%;max-width:{width}px;min-width:{smallest_width(fig)}px;height:auto;"
-        f"font-family:{FONTS};fill:currentColor;stroke-linejoin:round;stroke-linecap:butt",
+        f"{sizes(css_width(fig))};font-family:{FONTS};fill:currentColor;stroke-linejoin:round;stroke-linecap:butt",
     )
     text = ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
     return re.sub(r">\s+<", "><", text).strip()
@@ -61,8 +60,19 @@ def css_width(fig: Figure) -> int:
     return round(fig.get_figwidth() * 96)
 
 
-def smallest_width(fig: Figure) -> int:
-    return round(SMALLEST * css_width(fig))
+def sizes(width: int) -> str:
+    """CSS of a picture that is `width` pixels wide where it has room."""
+    least = f"min-width:{smallest(width)}px;" if too_wide(width) else ""
+    return f"width:100%;max-width:{width}px;{least}height:auto"
+
+
+def smallest(width: int) -> int:
+    return round(SMALLEST * width)
+
+
+def too_wide(width: int) -> bool:
+    """Whether a picture of `width` pixels may need more room than a phone has. All others shrink and never overflow."""
+    return smallest(width) > PHONE
 
 
 def _draw(fig: Figure) -> str:

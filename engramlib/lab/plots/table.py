@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from engramlib.lab.plots.css import css_where_needed
-from engramlib.lab.plots.figure import display_html, need
+from engramlib.lab.plots.figure import display_html, need, scrolls
 
 
 def table(
@@ -43,8 +43,9 @@ def table_html(
         cells = [escape(_text(row.get(n), digits)) for n in names]
         body += f'<tr><th scope="row"{attributes(names[0])}>{cells[0]}</th>'
         body += "".join(f"<td{attributes(n)}>{c}</td>" for n, c in zip(names[1:], cells[1:], strict=True)) + "</tr>"
+    name, box = scrolls("table")
     return (
-        f'{css_where_needed()}<div class="engram-table-box" tabindex="0"><table>'
+        f'{css_where_needed()}<div class="engram-table-box{name}"{box}><table>'
         f"<caption>{escape(caption, quote=False)}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

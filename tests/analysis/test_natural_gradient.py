@@ -1,24 +1,18 @@
-"""Theorem 6.1, Corollary 6.3 and Remark 6.2 as tests, and the curvature against curvlinops."""
+"""Theorem 6.1, Corollary 6.3 and Remark 6.2 as tests, and the steps against dense solutions."""
 
 from __future__ import annotations
 
-import copy
 import math
-import warnings
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import engramlib as el
 from engramlib import analysis
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import curvlinops
+from tests.analysis.networks import close, convnet, mlp
 
 
 @st.composite
@@ -32,10 +26,6 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     turn = torch.linalg.qr(torch.randn(out, out, generator=generator).double())[0]
     metric = (turn * torch.logspace(0, -draw(st.integers(0, 3)), out).double()) @ turn.T
     return torch.randn(out, d, generator=generator).double(), plus.T @ plus, minus.T @ minus, (metric + metric.T) / 2
-
-
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-8) -> bool:
-    return bool((a - b).norm() <= tolerance * max(1e-300, float(b.norm())))
 
 
 def as_layer(w: Tensor, *sigmas: Tensor) -> tuple[nn.Linear, list[el.Moments]]:
@@ -175,167 +165,7 @@ class TestTheorems:
                     assert (a is None and b is None) or close(a, b, tolerance)
 
 
-# ------------------------------------------------------------------------------------------------- against curvlinops
-
-
-def mlp() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6, bias=False), nn.ReLU(), nn.Linear(6, 3)).double()
-
-
-def convnet() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.Tanh(), nn.Conv2d(3, 4, 2, bias=False), nn.ReLU(), nn.Flatten(),
-        nn.Identity(), nn.Linear(16, 3),
-    ).double()  # fmt: skip
-
-
-NETWORKS = {"mlp": (mlp, (4,)), "conv": (convnet, (2, 5, 5))}
-
-
-def block(matrix: Tensor, model: nn.Module, layer: str) -> Tensor:
-    """The block of one layer in a matrix over all parameters, reordered from (W, b) to the rows of [W b]."""
-    start, index = 0, {}
-    for name, p in model.named_parameters():
-        index[name] = torch.arange(start, start + p.numel())
-        start += p.numel()
-    rows = index[f"{layer}.weight"].view(len(model.get_submodule(layer).weight), -1)
-    if f"{layer}.bias" in index:
-        rows = torch.cat([rows, index[f"{layer}.bias"][:, None]], 1)
-    return matrix[rows.flatten()][:, rows.flatten()]
-
-
-LOSSES = {"cross_entropy": (nn.CrossEntropyLoss, 1.0), "squared": (nn.MSELoss, 2.0)}  # theirs is ‖f − y‖², ours half
-
-
-def reference_matrix(operator: type, model: nn.Module, x: Tensor, loss: str, **options: object) -> Tensor:
-    kind, factor = LOSSES[loss]
-    y = torch.randint(0, 3, (len(x),)) if loss == "cross_entropy" else torch.randn(len(x), 3).double()
-    found = operator(model, kind(reduction="sum"), list(model.parameters()), [(x, y)], **options)
-    return (found @ torch.eye(found.shape[1]).double()) / factor
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("network", NETWORKS)
-class TestAgainstCurvlinops:
-    def test_kfac(self, network: str, loss: str) -> None:
-        make, shape = NETWORKS[network]
-        model, x = make(), torch.randn(12, *shape).double()
-        reference = reference_matrix(
-            curvlinops.KFACLinearOperator, model, x, loss,
-            fisher_type=curvlinops.FisherType.TYPE2, separate_weight_and_bias=False,
-        )  # fmt: skip
-        moments = el.collect(model, x.split(5))
-        factors = analysis.output_factors(model, x.split(5), loss=loss)
-        assert list(factors) == list(moments)
-        for name, g in factors.items():
-            assert close(torch.kron(g, moments[name]), block(reference, model, name))
-
-    def test_exact_fisher(self, network: str, loss: str) -> None:
-        make, shape = NETWORKS[network]
-        model, x = make(), torch.randn(12, *shape).double()
-        reference = reference_matrix(curvlinops.GGNLinearOperator, model, x, loss)
-        for name in el.collect(model, [x]):
-            exact = analysis.fisher_block(model, x.split(5), name, loss=loss)
-            assert close(exact, block(reference, model, name))
-        assert close(
-            analysis.fisher_block(model, [x], "0", loss=loss, bias="keep"),
-            reference[: (n := model[0].weight.numel()), :n],
-        )
-
-
-class TestFactors:
-    def test_sampling_is_unbiased(self) -> None:
-        model, x = mlp(), torch.randn(10, 4).double()
-        for loss in LOSSES:
-            exact = analysis.output_factors(model, [x], loss=loss)
-            many = [analysis.output_factors(model, [x], loss=loss, fisher="sample", seed=s) for s in range(300)]
-            for name, g in exact.items():
-                mean = sum(sample[name] for sample in many) / len(many)
-                assert (mean - g).norm() < 0.12 * g.norm()
-            assert not torch.equal(many[0]["4"], many[1]["4"])
-
-    def test_grouped_convolution_is_a_convolution_for_each_group(self) -> None:
-        grouped = nn.Sequential(nn.Conv2d(4, 6, 2, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3)).double()
-        plain = copy.deepcopy(grouped)
-        plain[0] = nn.Conv2d(4, 6, 2).double()
-        plain[0].weight.data.zero_()
-        plain[0].bias.data = grouped[0].bias.data
-        for group in range(2):
-            outs, ins = slice(3 * group, 3 * group + 3), slice(2 * group, 2 * group + 2)
-            plain[0].weight.data[outs, ins] = grouped[0].weight.data[outs]
-        x = torch.randn(7, 4, 3, 3).double()
-        a, b = (analysis.output_factors(m, [x])["0"] for m in (grouped, plain))
-        assert a.shape == (2, 3, 3)
-        assert close(a[0], b[:3, :3]) and close(a[1], b[3:, 3:])
-
-    def test_tokens_are_independent_predictions(self) -> None:
-        """A network that treats tokens alike has the G of its tokens as a batch; a causal one has not."""
-        model, x = mlp(), torch.randn(5, 4, 4).double()
-        tokens, flat = analysis.output_factors(model, [x]), analysis.output_factors(model, [x.flatten(0, 1)])
-        assert all(close(tokens[n], flat[n]) for n in flat)
-
-        class Causal(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner, self.outer = nn.Linear(4, 5), nn.Linear(5, 3)
-
-            def forward(self, x: Tensor) -> Tensor:
-                return self.outer(self.inner(x).tanh().cumsum(1))
-
-        causal = Causal().double()
-        exact = analysis.output_factors(causal, [x])
-        sampled = [analysis.output_factors(causal, [x], fisher="sample", seed=s)["inner"] for s in range(300)]
-        assert (sum(sampled) / 300 - exact["inner"]).norm() < 0.12 * exact["inner"].norm()
-
-    def test_a_layer_used_twice_and_in_place(self) -> None:
-        class Twice(nn.Module):
-            def __init__(self, inplace: bool) -> None:
-                super().__init__()
-                self.fc, self.act, self.head = nn.Linear(4, 4), nn.ReLU(inplace=inplace), nn.Linear(4, 3)
-
-            def forward(self, x: Tensor) -> Tensor:
-                return self.head(self.act(self.fc(self.act(self.fc(x)))))
-
-        a, b = Twice(True).double(), Twice(False).double()
-        b.load_state_dict(a.state_dict())
-        x = torch.randn(9, 4).double()
-        assert close(analysis.output_factors(a, [x])["fc"], analysis.output_factors(b, [x])["fc"])
-        jacobian = torch.func.jacrev(lambda w: torch.func.functional_call(b, {"fc.weight": w}, (x,)))(b.fc.weight)
-        p = b(x).softmax(-1).detach()
-        hessian = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-        exact = torch.einsum("ncij,ncd,ndkl->ijkl", jacobian, hessian, jacobian).reshape(16, 16).detach()
-        assert close(analysis.fisher_block(a, [x], "fc", bias="keep"), exact)
-
-    def test_frozen_parameters_and_flags(self) -> None:
-        model, x = mlp(), torch.randn(9, 4).double()
-        expected = analysis.output_factors(model, [x])
-        model.requires_grad_(False).train()
-        found = analysis.output_factors(model, [x])
-        assert all(close(found[n], expected[n]) for n in expected)
-        assert model.training and not any(p.requires_grad for p in model.parameters())
-        assert all(p.grad is None for p in model.parameters())
-        assert not any(module._forward_hooks for module in model.modules())
-
-    def test_softmax_has_a_null_direction(self) -> None:
-        g = analysis.output_factors(mlp(), [torch.randn(9, 4).double()])["4"]
-        assert (g @ torch.ones(3).double()).norm() < 1e-12  # the same number on every logit changes no prediction
-
-
 class TestSteps:
-    def test_loss_gradient_is_autograd(self) -> None:
-        model, x, y = convnet(), torch.randn(9, 2, 5, 5).double(), torch.arange(9) % 3
-        model.requires_grad_(False)
-        loss = lambda z, batch: F.cross_entropy(z, batch[1], reduction="sum")  # noqa: E731
-        found = analysis.loss_gradient(model, [(x[:4], y[:4]), (x[4:], y[4:])], loss)
-        assert not any(p.requires_grad for p in model.parameters())
-        model.requires_grad_(True)
-        loss(model(x), (x, y)).backward()
-        for name, entry in found.items():
-            module = model.get_submodule(name)
-            assert close(entry.weight, module.weight.grad) and (entry.bias is None) == (module.bias is None)
-            assert entry.bias is None or close(entry.bias, module.bias.grad)
-        assert analysis.loss_gradient(model, [(x, y)], loss, bias="keep")["6"].bias is None
-
     def test_natural_gradient_is_the_dense_solution(self) -> None:
         model, x = convnet(), torch.randn(40, 2, 5, 5).double()
         loss = lambda z, batch: z[:, 0].sum()  # noqa: E731
@@ -376,21 +206,6 @@ class TestSteps:
 
 
 class TestMeasures:
-    def test_anisotropy(self) -> None:
-        turn = torch.linalg.qr(torch.randn(6, 6).double())[0]
-        round_ = analysis.anisotropy(7 * torch.eye(6))
-        assert (round_.largest_over_mean, round_.effective_rank, round_.distance, round_.size) == pytest.approx(
-            (1, 6, 0, 6)
-        )
-        values = torch.tensor([9.0, 3, 1, 1, 1, 0]).double()
-        g = (turn * values) @ turn.T
-        found = analysis.anisotropy(1e-6 * g)
-        best = min(float((g - c * torch.eye(6)).norm() / g.norm()) for c in torch.linspace(0, 5, 5001))
-        assert found.distance == pytest.approx(best, abs=1e-6)
-        assert found.largest_over_mean == pytest.approx(9 / 2.5)
-        cosine = float(g.trace()) / (6**0.5 * float(g.norm()))
-        assert found.distance == pytest.approx(math.sqrt(1 - cosine**2))
-
     def test_compare(self) -> None:
         a = el.Engram({"fc": (torch.tensor([[3.0, 0.0]]), torch.tensor([4.0]))})
         row = analysis.compare(a, 2 * a)[0]
@@ -405,32 +220,6 @@ class TestMeasures:
 
 class TestErrors:
     x = torch.randn(5, 4).double()
-
-    @pytest.mark.parametrize(
-        ("call", "message"),
-        [
-            (lambda m, x: analysis.output_factors(m, [x], loss="hinge"), "loss"),
-            (lambda m, x: analysis.output_factors(m, [x], fisher="empirical"), "fisher"),
-            (lambda m, x: analysis.output_factors(m, []), "batches"),
-            (lambda m, x: analysis.output_factors(m, [x], layers=["9"]), "'9'"),
-            (lambda m, x: analysis.output_factors(m, [x], forward=lambda m, b: m[0](b)), "never called layer '2'"),
-            (
-                lambda m, x: analysis.output_factors(m, [x], forward=lambda m, b: (m[0](b), m(b))[0]),
-                "does not depend on it",
-            ),
-            (lambda m, x: analysis.fisher_block(m, [x], "1"), "full name"),
-            (lambda m, x: analysis.fisher_block(m, [x], "0", limit=10), "25 parameters.*GB"),
-            (lambda m, x: analysis.fisher_block(m, [x], "0", bias="no"), "bias"),
-            (lambda m, x: analysis.loss_gradient(m, [x], lambda z, b: z), "scalar"),
-            (lambda m, x: analysis.loss_gradient(m, [], lambda z, b: z.sum()), "batches"),
-            (lambda m, x: analysis.loss_gradient(m, [x], lambda z, b: m[0](b).sum()), "layer '2'"),
-            (lambda m, x: analysis.anisotropy(torch.zeros(3, 3)), "zero"),
-            (lambda m, x: analysis.anisotropy(torch.ones(2, 3)), "factor"),
-        ],
-    )
-    def test_values(self, call: object, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            call(mlp(), self.x)
 
     def test_steps(self) -> None:
         model = mlp()
