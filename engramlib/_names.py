@@ -26,6 +26,8 @@ def match_names(names: Sequence[str], layers: str | Iterable[str] | None) -> lis
         if not chosen:
             raise ValueError(f"layers={layers!r} matches none of the layers {listing}")
         return chosen
+    if not hasattr(layers, "__iter__"):
+        raise TypeError(f"layers: expected names or a regular expression, got {layers!r}")
     suffixes = list(layers)
     if not suffixes:
         raise ValueError("layers is an empty list; leave it out to choose every supported layer")

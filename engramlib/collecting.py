@@ -173,9 +173,12 @@ def _device(device: str | torch.device | None) -> torch.device | None:
     if device is None:
         return None
     try:
-        return torch.empty(0, device=device).device  # with its number, and only if it is there
+        found = torch.empty(0, device=device).device  # with its number, and only if it is there
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device: {device!r} is no device here: {error}") from error
+    if found.type == "meta":
+        raise ValueError("device: 'meta' keeps no numbers; say \"cpu\", or leave it out")
+    return found
 
 
 @contextmanager

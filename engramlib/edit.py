@@ -137,6 +137,8 @@ def sweep(
     """
     if not callable(measure):
         raise TypeError(f"measure: expected a function of a model, got {type(measure).__name__}")
+    if not hasattr(alphas, "__iter__"):
+        raise TypeError(f"alphas: expected a list of strengths, got {alphas!r}; for one, [{alphas!r}]")
     strengths = [_strengths(engram, alpha) for alpha in alphas]
     targets, results = _targets(model, engram), []
     for each in strengths:
@@ -203,6 +205,9 @@ def _targets(model: nn.Module, engram: Engram, *, warn: bool = True) -> list[Tar
                     f"layer {name!r}: the engram's {which} has shape {tuple(change.shape)}, the model's {shape};"
                     " is this the engram of another model?"
                 )
+            if change.is_complex() or change.device.type == "meta":
+                what = "complex" if change.is_complex() else "not in memory (device meta)"
+                raise TypeError(f"layer {name!r}: the engram's {which} is {what}; an edit needs real numbers")
             if not torch.isfinite(change).all():
                 raise ValueError(f"layer {name!r}: the engram's {which} has NaN or infinite entries")
             targets.append(Target(parameter, change, layers[name], which))

@@ -290,6 +290,8 @@ def check_sigma(matrix: Tensor, size: float = 0.0) -> float:
     """
     if not isinstance(matrix, Tensor) or matrix.dtype.is_complex or matrix.dtype == torch.bool:
         raise TypeError(f"Σ: expected a tensor of real numbers, got {getattr(matrix, 'dtype', type(matrix).__name__)}")
+    if matrix.device.type == "meta":
+        raise TypeError("Σ: expected numbers in memory, got a tensor on device meta")
     if matrix.ndim not in (2, 3) or matrix.shape[-1] != matrix.shape[-2] or not matrix.numel():
         raise ValueError(f"Σ: expected shape (d, d) or (groups, d, d), got {tuple(matrix.shape)}")
     variance, eps = matrix.diagonal(dim1=-2, dim2=-1), 0.0

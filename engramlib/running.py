@@ -95,14 +95,22 @@ def _refuse_numpy(value: Any) -> None:
         )
 
 
+def _selected(argument: str, value: Any, device: torch.device) -> Tensor:
+    try:
+        return torch.as_tensor(value, device=device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        what = "a boolean mask" if argument == "rows" else "integers"
+        raise TypeError(f"{argument}: expected {what}, one per example or token, got {type(value).__name__}") from error
+
+
 def labels_of(batch: Batch, rows: Selector | None, concepts: Selector | None, device: torch.device) -> Tensor | None:
     """One integer per example or token, negative = skip; None = everything counts."""
-    mask = None if rows is None else torch.as_tensor(rows(batch), device=device)
+    mask = None if rows is None else _selected("rows", rows(batch), device)
     if mask is not None and mask.dtype != torch.bool:
         if mask.dtype.is_floating_point or not ((mask == 0) | (mask == 1)).all():
             raise ValueError(f"rows: expected a boolean mask, got {mask.dtype}")
         mask = mask.bool()
-    labels = None if concepts is None else torch.as_tensor(concepts(batch), device=device)
+    labels = None if concepts is None else _selected("concepts", concepts(batch), device)
     if labels is not None and (labels.dtype.is_floating_point or labels.dtype == torch.bool):
         raise ValueError(f"concepts: expected integers, got {labels.dtype}")
     if labels is not None and labels.dtype == torch.uint8 and (labels == 255).any():
@@ -140,6 +148,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     with handed_back(model), ExitStack() as stack:
+        # Leaving no_grad goes through torch's function modes, so Ctrl-C inside ours would leave gradients off.
+        stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and there is no need to load it

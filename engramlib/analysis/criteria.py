@@ -153,6 +153,8 @@ def score_criteria(
     """
     if not isinstance(draws, int) or isinstance(draws, bool) or draws < 0:
         raise ValueError(f"draws: expected an integer >= 0, got {draws!r}")
+    if readout is not None and not callable(readout):
+        raise TypeError(f"readout: expected a function of the output, got {type(readout).__name__}")
     supported = fitting_layers(model, {"target": target, "reference": reference})
     layers = layers_of(supported, engram, target, "engram")
     if wrong is not None and set(layers_of(supported, wrong, target, "wrong")) != set(layers):
@@ -196,11 +198,18 @@ def random_engram(model: nn.Module, engram: Engram, *, seed: int = 0) -> Engram:
         (True, False)
     """
     layers = supported_layers(model)
+    if not isinstance(engram, Engram):
+        raise TypeError(f"engram: expected an Engram, got {type(engram).__name__}")
     generator = torch.Generator().manual_seed(seed)
     turned = {}
     for name, entry in engram.items():
         if name not in layers:
             raise ValueError(f"the model has no supported layer {name!r}; is this the engram of another model?")
+        if entry.weight.shape != layers[name].module.weight.shape:
+            raise ValueError(
+                f"layer {name!r}: the engram's weight has shape {tuple(entry.weight.shape)}; is this the"
+                f" engram of another model?"
+            )
         matrix = layers[name].matrix(*entry)
         basis, coefficients = torch.linalg.qr(matrix.mT)  # W⁺ = Rᵀ Bᵀ: only the d × r row space has to be turned
         noise = torch.randn(basis.shape, generator=generator, dtype=torch.float64).to(basis.device)

@@ -81,6 +81,9 @@ def output_factors(
                 sums[name] = sums.get(name, 0) + g.mT @ g
                 if first:
                     count[name] = count.get(name, 0) + g.shape[-2]
+    for name in chosen:
+        if not torch.isfinite(sums[name]).all():
+            raise ValueError(f"layer {name!r}: gradients at its output are NaN or infinite; look at the data")
     return {name: sums[name] / count[name] for name in chosen}
 
 
@@ -186,6 +189,8 @@ def loss_gradient(
     """
     if bias not in ("absorb", "keep"):
         raise ValueError(f'bias: expected "absorb" or "keep", got {bias!r}')
+    if not callable(loss):
+        raise TypeError(f"loss: expected a function of (output, batch), got {type(loss).__name__}")
     chosen = find_layers(model, layers)
     parts = [
         (layer, which)
@@ -225,6 +230,9 @@ def loss_gradient(
         for p, flag in flags:
             p.requires_grad_(flag)
     check_seen(seen)
+    for layer, which in parts:
+        if not torch.isfinite(sums[id(layer.stored(which))]).all():
+            raise ValueError(f"layer {layer.name!r}: the gradient of the loss is NaN or infinite")
     entries: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
     for layer, which in parts:
         entries[layer.name][which] = layer.rows(sums[id(layer.stored(which))], which).clone()

@@ -136,6 +136,8 @@ def bulk_edge(values: Float[Tensor, " k"], count: int, dimension: int) -> float:
 
     Cost: a median and a one-dimensional integral. Source: Marchenko and Pastur (1967); chapter 03.
     """
+    if min(count, dimension) < 1:
+        raise ValueError(f"count, dimension: expected numbers of columns and rows >= 1, got {count} and {dimension}")
     smaller = min(count, dimension)
     beta = smaller / max(count, dimension)
     noise = float(values.double().median()) / _bulk_median(beta)  # max(n, d) · σ²
@@ -217,7 +219,7 @@ def effective_rank(values: Float[Tensor, " d"]) -> float:
         3.0
     """
     values = values.double()
-    if not len(values) or values.amax() <= 0 or values.amin() < -1e-9 * values.amax():
+    if not len(values) or not values.isfinite().all() or values.amax() <= 0 or values.amin() < -1e-9 * values.amax():
         raise ValueError("values: expected eigenvalues >= 0, at least one above zero")
     p = values.clamp_min(0) / values.clamp_min(0).sum()
     return float(torch.special.entr(p).sum().exp())

@@ -230,6 +230,15 @@ def objective(
     g = torch.eye(len(v)) if metric is None else metric
     h = g if reference_metric is None else reference_metric
     v, delta, plus, minus, g, h = (t.double() for t in (v, delta, plus, minus, g, h))
+    out, d = v.shape
+    for name, matrix, shape in zip(
+        ("delta", "plus", "minus", "metric", "reference_metric"),
+        (delta, plus, minus, g, h),
+        ((out, d), (d, d), (d, d), (out, out), (out, out)),
+        strict=True,
+    ):
+        if matrix.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape} beside a v of {(out, d)}, got {tuple(matrix.shape)}")
     gap = v - delta
     return float(((g @ gap @ plus) * gap).sum() + ((h @ v @ minus) * v).sum())
 
