@@ -367,8 +367,9 @@ def answer_logprobs(
         a sequence is predicted by nothing, so it is left out: of a text always, of an answer only if there is neither
         a prompt nor a special token before it.
 
-    Raises as :func:`batches`; ``ValueError`` for an item of which no token is predicted, for which the logits are NaN
-    (a ``FloatingPointError`` too), or whose tokens the model does not have; ``TypeError`` for a model that is not causal.
+    Raises as :func:`batches`; ``ValueError`` for an item of which no token is predicted, whose tokens the model does
+    not have, or whose logits are NaN (that is a ``FloatingPointError`` too); ``TypeError`` for a model that is not
+    causal.
 
     Cost: one forward pass over batches of like length; of the logits only those of the answers are turned into
     probabilities, a piece at a time, and none are kept. Chapter 13.

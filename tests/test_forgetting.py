@@ -54,7 +54,7 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_causal_models_of_every_family_and_precision_are_taken(family: str, dtype: torch.dtype) -> None:
-    for seed in range(3):
+    for seed in range(3 if family in MIXTURES else 1):
         torch.manual_seed(seed)
         model = make(family, dtype)
         assert len(language.answer_logprobs(model, Letters(), [*RETAIN, "ab", "aaaaaaaaaaaaaaaaaaaaaaa"])) == 17
