@@ -41,7 +41,7 @@ check: $(STAMP) ## the quick look before a commit, within 2 minutes: lint, types
 	@$(BIN)/mypy
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q --doctest-modules $(METHOD) $(PYTEST)
 
-site-test: $(STAMP) ## the built book in a real browser, about 3 minutes (needs chromium; says so if there is none)
+site-test: $(STAMP) ## the built book in a real browser, about 5 minutes (needs chromium; says so if there is none)
 	@$(BIN)/python book/browser.py
 	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/site -q $(PYTEST)
 
