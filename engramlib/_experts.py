@@ -62,12 +62,16 @@ class Expert(nn.Module):
 def is_experts(module: nn.Module) -> bool:
     """Whether ``module`` looks like fused experts, of a layout that is known or not.
 
-    That is a class that is called so, as everywhere in transformers, and holds matrices or stacks of them itself.
+    That is a class that is called so, as almost everywhere in transformers, and holds matrices or stacks of them
+    itself; or one of any name (DeepSeek's was ``NaiveMoe``) that holds stacks under the names that fused experts have.
     """
+    own = [p for p in (*module._parameters.values(), *module._buffers.values()) if p is not None]
+    stacks = {name for name, p in module._parameters.items() if p is not None and p.ndim == 3}
+    if _SECOND in stacks and not stacks.isdisjoint(_FIRST):
+        return True
     names = [c.__name__ for c in type(module).__mro__]
     if not any("Expert" in name for name in names) or any("Router" in name or "Gate" in name for name in names):
         return False
-    own = [p for p in (*module._parameters.values(), *module._buffers.values()) if p is not None]
     return not isinstance(module, (nn.Linear, nn.Embedding)) and any(p.ndim >= 2 for p in own)
 
 

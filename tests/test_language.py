@@ -455,6 +455,43 @@ def test_experts_that_compute_something_else_are_refused() -> None:
     assert list(el.collect(OddModel(OddExperts(True)), [x], layers=["fc"])) == ["fc"]
 
 
+class NaiveMoe(nn.Module):
+    """Fused experts under the name that DeepSeek's and GLM-4's had in transformers 5.0 to 5.12."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj, self.down_proj = nn.Parameter(torch.randn(3, 10, 4)), nn.Parameter(torch.randn(3, 4, 5))
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        for n, (up, down) in enumerate(zip(self.gate_up_proj, self.down_proj, strict=True)):
+            tokens, place = torch.where(index == n)
+            gate, z = (x[tokens] @ up.T).chunk(2, -1)
+            out = out.index_add(0, tokens, (self.act_fn(gate) * z @ down.T) * weights[tokens, place, None])
+        return out
+
+
+def test_experts_are_found_whatever_their_class_is_called() -> None:
+    """They were passed over without a word, and the edit with them."""
+
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.moe, self.head = NaiveMoe(), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            index = (x[:, :1] > 0).long() + (x[:, 1:2] > 0).long()
+            return self.head(self.moe(x, index, torch.ones(len(x), 1)))
+
+    model, x = Routed(), torch.randn(40, 4)
+    found = el.collect(model, [x])
+    assert list(found)[:6] == [f"moe.{n}.{part}" for n in range(3) for part in ("gate_up_proj", "down_proj")]
+    for n in range(3):
+        mine = x[((x[:, 0] > 0).long() + (x[:, 1] > 0).long()) == n].double()
+        assert torch.allclose(found[f"moe.{n}.gate_up_proj"], mine.T @ mine)
+
+
 def test_experts_of_an_unknown_layout_are_refused_by_name() -> None:
     class StackedExperts(nn.Module):
         def __init__(self) -> None:
