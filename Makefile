@@ -13,7 +13,7 @@ PYTHON_OLDEST ?= python3.10
 PYTHON_NEWEST ?= python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-oldest test-newest serve clean repoint install assignments site-test
+.PHONY: help book test test-oldest test-newest serve clean repoint install assignments site-test campaign
 
 help: ## show this list
 	@echo "AI engrams: the book and engramlib. Needs python3 >= 3.10 and make, nothing else."
@@ -32,6 +32,9 @@ test: $(STAMP) ## lint, import directions, unit tests, doctests, every chapter, 
 	@$(BIN)/lint-imports
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 	  --doctest-modules --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(PYTEST)
+
+campaign: $(STAMP) ## the slow proofs, about 10 minutes: damaged files, kills, faults at every step; writes a page of the book
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign
 
 site-test: $(STAMP) ## the built book in a real browser, about 3 minutes (needs chromium; says so if there is none)
 	@$(BIN)/python book/browser.py
