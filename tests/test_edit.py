@@ -292,3 +292,14 @@ def test_weights_that_cannot_be_written_are_named() -> None:
     model.weight = nn.Parameter(torch.zeros(1, 4).expand(3, 4))
     with pytest.raises(TypeError, match="expanded"):
         el.collect(model, [torch.ones(2, 4)])
+
+
+def test_messages_name_what_is_odd(pair: tuple[nn.Sequential, el.Engram]) -> None:
+    model, engram = pair
+    with pytest.raises(ValueError, match="the engram; 9 is only in one of them"):
+        el.ablate(model, engram, dict.fromkeys((*engram, "9"), 1.0))
+    with pytest.raises(ValueError, match="the engram; 2 is only in one of them"):
+        el.ablate(model, engram, {"0": 1.0, "4": 1.0})
+    for weight, what in ((torch.ones(8, 6) * 1j, "complex"), (torch.ones(8, 6, device="meta"), "not in memory")):
+        with pytest.raises(TypeError, match=f"'0': the engram's weight .*{what}"):
+            el.ablate(model, el.Engram({"0": (weight, None)}))
