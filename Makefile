@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PORT   ?= 8000
 PYTEST ?=
+METHOD := engramlib/*.py engramlib/analysis tests/test_*.py tests/analysis
 # The lower bounds of pyproject.toml, and today's newest: what `make test-oldest` and `make test-newest` try.
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
@@ -13,7 +14,7 @@ PYTHON_OLDEST ?= python3.10
 PYTHON_NEWEST ?= python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-oldest test-newest serve clean repoint install assignments site-test campaign
+.PHONY: help book test check test-oldest test-newest serve clean repoint install assignments site-test campaign
 
 help: ## show this list
 	@echo "AI engrams: the book and engramlib. Needs python3 >= 3.10 and make, nothing else."
@@ -27,11 +28,18 @@ help: ## show this list
 book: $(STAMP) ## run the chapters, build the book into _build/html
 	@$(BIN)/python book/build.py
 
-test: $(STAMP) ## lint, import directions, unit tests, doctests, every chapter, exercises, book checks
+test: $(STAMP) ## lint, types, import directions, unit tests, doctests, every chapter, exercises, book checks
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
+	@$(BIN)/mypy
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 	  --doctest-modules --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(PYTEST)
+
+check: $(STAMP) ## the quick look before a commit, within 2 minutes: lint, types, import directions, the method's tests
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q --doctest-modules $(METHOD) $(PYTEST)
 
 campaign: $(STAMP) ## the slow proofs, about 10 minutes: damaged files, kills, faults at every step; writes a page of the book
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign

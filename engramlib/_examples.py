@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engramlib._products import full_precision
 from engramlib.layers import Layer, supported_layers
-from engramlib.running import Batch, Forward, _handed_back, run
+from engramlib.running import Batch, Forward, handed_back, run
 
 Key = str | None  # a layer's name (of an expert: its owner's); None = the model's output
 Form = tuple[int, str]  # the dimension that the examples are in, and whether they are all of it, or a part of it
@@ -168,7 +168,7 @@ class Examples:
         self.stuck = not ways and self.widest() is not None
         self.asking = True
         try:
-            with _handed_back(self.model), torch.no_grad():
+            with handed_back(self.model), torch.no_grad():
                 base = self.prints(self.batch)
                 for count, dims in ways:
                     wrong, forms = self.judge(base, count, dims, sure=len(ways) == 1)
@@ -182,11 +182,10 @@ class Examples:
             self.asking = False
         if best is None or best[1] is None or (n is None and None in best[0]):
             return None  # nothing explains what happened, or an example changes the output of others
-        _, number, forms, dims = best
-        self.forms.update(forms)
+        self.forms.update(best[2])
         if n is None:
-            self.dim = dims[next(i for i, t in enumerate(_tensors(self.batch)) if t is self.widest())]
-        return number
+            self.dim = best[3][next(i for i, t in enumerate(_tensors(self.batch)) if t is self.widest())]
+        return best[1]
 
     def widest(self) -> Tensor | None:
         """The input with the most dimensions."""
@@ -202,9 +201,8 @@ class Examples:
         tensors, widest = list(_tensors(self.batch)), self.widest()
         found: dict[tuple[int, Dims], None] = {}
         for dim in (0, 1) if self.dim is None else (self.dim,):
-            if n is not None:
-                count = n
-            else:
+            count = n or 0
+            if n is None:
                 if widest is None or widest.ndim <= dim or (dim and not is_sequence(widest)):
                     continue
                 count = int(widest.shape[dim])

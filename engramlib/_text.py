@@ -123,7 +123,7 @@ def encode(
     if truncate not in (None, "answer", "prompt"):
         raise ValueError(f'truncate: expected None, "answer" or "prompt", got {truncate!r}')
     pairs = as_pairs(items, argument)
-    end = getattr(tokenizer, "eos_token_id", None)
+    end: Any = getattr(tokenizer, "eos_token_id", None)
     if eos and not isinstance(end, Integral):
         raise ValueError("eos=True: the tokenizer has no end-of-text token (eos_token_id)")
     answers = [answer for _, answer in pairs if answer is not None]

@@ -244,25 +244,32 @@ def _check_ties(model: nn.Module, targets: list[Target], warn: bool) -> None:
 @contextmanager
 def _restored(targets: list[Target]) -> Iterator[None]:
     """Whatever happens inside the block, the parameters are bit for bit as before on leaving it."""
-    saved = [(target.parameter, target.parameter.detach().clone()) for target in targets]
+    saved = _saved(targets)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in saved:
-                parameter.copy_(value)
+        _put_back(saved)
 
 
 def _commit(targets: list[Target], change: Callable[[], None]) -> None:
     """Make a change, all of it or, after an error or Ctrl-C, none."""
-    saved = [(target.parameter, target.parameter.detach().clone()) for target in targets]
+    saved = _saved(targets)
     try:
         change()
     except BaseException:
-        with torch.no_grad():
-            for parameter, value in saved:
-                parameter.copy_(value)
+        _put_back(saved)
         raise
+
+
+def _saved(targets: list[Target]) -> list[tuple[Tensor, Tensor]]:
+    return [(target.parameter, target.parameter.detach().clone()) for target in targets]
+
+
+def _put_back(saved: list[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for parameter, value in saved:
+            parameter.copy_(value)
+    torch.clear_autocast_cache()
 
 
 def _shift(targets: list[Target], strengths: Mapping[str, float]) -> None:
@@ -277,9 +284,11 @@ def _shift(targets: list[Target], strengths: Mapping[str, float]) -> None:
                     f" {parameter.dtype}"
                 )
             parameter.copy_(rounded)
+    torch.clear_autocast_cache()  # inside torch.autocast, casts of the weights as they were would go on acting
 
 
 def _zero(targets: list[Target]) -> None:
     with torch.no_grad():
         for target in targets:
             target.parameter.zero_()
+    torch.clear_autocast_cache()

@@ -147,7 +147,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     experts.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
-    with _handed_back(model), ExitStack() as stack:
+    with handed_back(model), ExitStack() as stack:
         # Leaving no_grad goes through torch's function modes, so Ctrl-C inside ours would leave gradients off.
         stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
@@ -162,7 +162,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _handed_back(model: nn.Module) -> Iterator[None]:
+def handed_back(model: nn.Module) -> Iterator[None]:
     """Restore, on leaving, all that a pass can change in a model: flags, hooks, buffers, tensors that it keeps."""
     states = [_State(part) for module in model.modules() for part in (module, *_views(module))]
     try:

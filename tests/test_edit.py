@@ -294,6 +294,25 @@ def test_weights_that_cannot_be_written_are_named() -> None:
         el.collect(model, [torch.ones(2, 4)])
 
 
+def test_edits_act_inside_autocast(mlp: nn.Sequential) -> None:
+    """autocast keeps casts of the weights, which an edit of the weights must not leave in use."""
+    x = torch.randn(60, 6)
+    engram = el.extract(mlp, el.collect(mlp, [x[:20]]), el.collect(mlp, [x[20:]]))
+    expected = {alpha: el.ablate(mlp, engram, alpha)(x) for alpha in (0.0, 1.0)}
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        mlp(x)
+        before = mlp(x)
+        with el.edited(mlp, -engram):
+            inside = mlp(x)
+        after = mlp(x)
+        swept = el.sweep(mlp, engram, [0.0, 1.0], lambda model: model(x))
+        nothing = el.null_state(mlp, engram, inplace=True)(x)
+    assert torch.equal(before, after) and torch.equal(swept[0], before) and torch.equal(swept[1], inside)
+    for alpha, output in ((0.0, before), (1.0, inside)):
+        assert torch.allclose(output.float(), expected[alpha], atol=0.05)
+    assert not nothing.any() and (before.float() - inside.float()).norm() > 0.1 * before.float().norm()
+
+
 def test_messages_name_what_is_odd(pair: tuple[nn.Sequential, el.Engram]) -> None:
     model, engram = pair
     with pytest.raises(ValueError, match="the engram; 9 is only in one of them"):

@@ -23,7 +23,7 @@ from tests.campaign import faults, fuzz, kills, page, precision
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "data" / "campaign.json"
-FILES, KILLS, FAULTS = 30_000, 200, 250
+FILES, KILLS, FAULTS = 20_000, 100, 150
 
 
 def bad_inputs() -> dict[str, Any]:

@@ -6,6 +6,7 @@ is still read (the flipped bit was one of a number) must have given what a file 
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -111,6 +112,10 @@ def edited(raw: bytes, rng: random.Random) -> bytes:
     return struct.pack("<Q", len(text)) + text + raw[8 + length :]
 
 
+def _odd(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(ODD))  # some are changed in their turn
+
+
 def _change(node: Any, rng: random.Random) -> None:
     while isinstance(node, (dict, list)) and node:
         key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
@@ -121,11 +126,11 @@ def _change(node: Any, rng: random.Random) -> None:
         if what == 0:
             del node[key]
         elif what == 1 and isinstance(node, dict):
-            node[str(rng.choice(ODD))] = node.pop(key)
+            node[str(_odd(rng))] = node.pop(key)
         elif what == 2 and isinstance(node, list):
-            node.append(rng.choice(ODD))
+            node.append(_odd(rng))
         else:
-            node[key] = rng.choice(ODD)
+            node[key] = _odd(rng)
         return
 
 
