@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def text(record: dict[str, Any]) -> str:
         " error shows its message; what stands without one is what the call does instead.",
     ]
     for function in dict.fromkeys(row[0] for row in rows):
-        parts.append(f"### {function}")
+        parts.append(f"### `{function}`")
         parts.append(_table(["Given", "What happens"], [row[1:] for row in rows if row[0] == function]))
     return "<!-- written by make campaign -->\n\n" + "\n\n".join(parts) + "\n"
 
@@ -119,6 +120,6 @@ def _table(head: list[str], rows: list[list[Any]]) -> str:
 
 def _cell(value: Any) -> str:
     text = " ".join(str(value).split())
-    for mark in "\\`*_[]<>$|#{}":
-        text = text.replace(mark, "\\" + mark) if mark != "`" or str(value).count("`") % 2 else text
-    return text
+    if re.match(r"\w+Error: ", text):  # a message, as it reads
+        return "`` " + text.replace("`", "'").replace("|", "\\|") + " ``"
+    return text if text.startswith("`") else re.sub(r"([\\`*_\[\]<>$|#{}])", r"\\\1", text)

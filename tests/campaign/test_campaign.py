@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import engramlib as el
+from engramlib import language
 from tests.bad_inputs import table
 from tests.campaign import faults, fuzz, kills, page, precision
 from tests.campaign.state import changed, taken
@@ -51,6 +52,26 @@ def test_three_kills_of_each(tmp_path: Path) -> None:
 def test_faults_at_some_steps(call: str) -> None:
     report = faults.inject(call, 20)
     assert report.injected and not report.wrong, report.wrong
+
+
+def test_ctrl_c_after_the_last_step_of_forget_finds_it_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tied layers are untied for the edit; tying them again would then undo a part of it."""
+    forget = faults.CALLS["forget, a tied output, in place"]
+    scene, whole = faults.Scene(tmp_path), faults.Scene(tmp_path)
+    whole.causal.load_state_dict(scene.causal.state_dict())
+    forget(whole)
+    ablate = language.ablate
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        ablate(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(language, "ablate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        forget(scene)
+    expected = whole.causal.state_dict()
+    assert all(torch.allclose(v, expected[k], atol=1e-5) for k, v in scene.causal.state_dict().items())
+    assert scene.causal.lm_head.weight is not scene.causal.embed.weight
 
 
 def test_a_model_that_is_not_handed_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
