@@ -44,7 +44,7 @@ check: $(STAMP) ## the quick look before a commit, within 2 minutes: lint, types
 campaign: $(STAMP) ## the slow proofs, about 10 minutes: damaged files, kills, faults at every step; writes a page of the book
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign
 
-site-test: $(STAMP) ## the built book in a real browser, about 3 minutes (needs chromium; says so if there is none)
+site-test: $(STAMP) ## the built book in a real browser, about 5 minutes (needs chromium; says so if there is none)
 	@$(BIN)/python book/browser.py
 	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/site -q $(PYTEST)
 

@@ -326,6 +326,10 @@ def _hashable(item: Item) -> Item:
 # ------------------------------------------------------------------------------------------- what a model answers
 
 
+class NotFinite(ValueError, FloatingPointError):
+    """A model whose outputs are no numbers."""
+
+
 class Answer(NamedTuple):
     """What a model says about the tokens of one item that count, each given all before it: tensors of one length.
 
@@ -364,8 +368,9 @@ def answer_logprobs(
         a sequence is predicted by nothing, so it is left out: of a text always, of an answer only if there is neither
         a prompt nor a special token before it.
 
-    Raises as :func:`batches`; ``ValueError`` for an item of which no token is predicted, for which the logits are NaN,
-    or whose tokens the model does not have; ``TypeError`` for a model that is not causal.
+    Raises as :func:`batches`; ``ValueError`` for an item of which no token is predicted, whose tokens the model does
+    not have, or whose logits are NaN (that is a ``FloatingPointError`` too); ``TypeError`` for a model that is not
+    causal.
 
     Cost: one forward pass over batches of like length; of the logits only those of the answers are turned into
     probabilities, a piece at a time, and none are kept. Chapter 13.
@@ -389,9 +394,9 @@ def answer_logprobs(
                 if not len(answer[0]):
                     raise ValueError(f"{place}: its only token comes first, so nothing predicts it")
                 if answer[0].isnan().any():
-                    raise ValueError(
-                        f"{place}: the model's logits have NaN or +infinity there, so its tokens have no probability."
-                        " Are the weights finite? float16 overflows where bfloat16 and float32 do not"
+                    raise NotFinite(
+                        f"{place}: the model's log-probabilities are not finite: its logits have NaN or +infinity. Are"
+                        " its weights finite? float16 overflows where bfloat16 and float32 do not"
                     )
                 found.append(Answer(*answer))
     return [answer for _, answer in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]

@@ -54,7 +54,7 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_causal_models_of_every_family_and_precision_are_taken(family: str, dtype: torch.dtype) -> None:
-    for seed in range(3):
+    for seed in range(3 if family in MIXTURES else 1):
         torch.manual_seed(seed)
         model = make(family, dtype)
         assert len(language.answer_logprobs(model, Letters(), [*RETAIN, "ab", "aaaaaaaaaaaaaaaaaaaaaaa"])) == 17
@@ -165,12 +165,12 @@ def test_logits_that_are_not_numbers_are_refused_by_item() -> None:
     model = make("Llama")
     with torch.no_grad():
         model.get_input_embeddings().weight[3 + ord("z") % 50] = float("nan")
-    with pytest.raises(ValueError, match=r"items\[2\]: the model's logits have NaN"):
+    with pytest.raises(ValueError, match=r"items\[2\]: the model's log-probabilities are not finite"):
         language.answer_logprobs(model, Letters(), ["fine", "as well", "z is not", "the last"])
     overflow = make("Llama")
     with torch.no_grad():
         overflow.lm_head.weight[7] = float("inf")
-    with pytest.raises(ValueError, match=r"items\[0\]: the model's logits"):
+    with pytest.raises(ValueError, match=r"items\[0\]: the model's log-prob"):
         language.answer_logprobs(overflow, Letters(), ["fine"])
 
 

@@ -13,7 +13,7 @@ from engramlib.analysis.criteria import layers_of
 from engramlib.engram import Engram, LayerEngram
 from engramlib.estimator import Deltas, as_engram, fitting_layers, is_absorbed
 from engramlib.moments import Moments
-from engramlib.spectral import Spectrum, check_rcond
+from engramlib.spectral import Spectrum, check_rcond, scaled, units_of
 
 # ------------------------------------------------------------------------------------------------------------ the steps
 
@@ -69,7 +69,9 @@ def natural_gradient(
     for name, layer in layers.items():
         a = moments[name]
         if id(a) not in inverses:
-            inverses[id(a)] = Spectrum(a, rcond).pinv()
+            # As in `extract`: the constant of a bias, far off the inputs' length, is measured in their units.
+            units = units_of(a.double(), None) if is_absorbed(layer, a) else None
+            inverses[id(a)] = scaled(Spectrum(scaled(a.double(), units), rcond).pinv(), units)
         matrix = layer.matrix(*gradient[name]).to(a.device) @ inverses[id(a)]
         if factors is not None:
             matrix = _factor(factors, name, matrix, damping, rcond) @ matrix

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from engramlib._progress import track
 from engramlib.analysis.cuts import Cut, check_square, or_default
 from engramlib.engram import Engram
-from engramlib.estimator import Deltas, as_engram, fitting_layers, sharing_groups
+from engramlib.estimator import Deltas, as_engram, fitting_layers, is_absorbed, sharing_groups
 from engramlib.moments import Moments
+from engramlib.spectral import scaled, units_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -261,8 +262,13 @@ def extract_filtered(
         count = target.count[names[0]] + reference.count[names[0]]
         # One factorisation for all layers that read the same inputs: their weights are stacked into one tall matrix.
         heights = [matrix.shape[-2] for matrix in matrices]
+        # The constant of a bias has no unit of its own: as in `extract`, a far-off one is measured in the inputs'.
+        total = plus.double() + minus.to(plus.device).double()
+        units = units_of(total, None) if is_absorbed(layers[names[0]], plus) else None
+        own = torch.ones_like(total[..., :1, :]) if units is None else units.unsqueeze(-2)
         try:
-            tall = filtered(torch.cat(matrices, dim=-2), plus, minus, filter=filter, cut=cut, count=count)
+            parts = scaled(plus.double(), units), scaled(minus.to(plus.device).double(), units)
+            tall = filtered(torch.cat(matrices, dim=-2) / own, *parts, filter=filter, cut=cut, count=count) * own
         except ValueError as error:
             raise ValueError(f"layer {names[0]!r}: {error}") from error
         found.update(zip(names, tall.split(heights, dim=-2), strict=True))

@@ -302,3 +302,20 @@ class TestErrors:
             analysis.filtered(self.s, self.s, self.s, filter=0.5)
         with pytest.raises(TypeError, match="cut: expected a Cut"):
             analysis.target_share(self.s, self.s, cut=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+def test_the_units_of_the_inputs_do_not_matter_to_a_filter_or_a_step(scale: float) -> None:
+    """x → s x with W → W / s is the same network, also with a bias, whose constant does not scale."""
+    layer, x = nn.Linear(5, 3).double(), torch.randn(80, 5).double()
+    other = nn.Linear(5, 3).double()
+    other.weight.data, other.bias.data = layer.weight.data / scale, layer.bias.data
+    for make in (
+        lambda m, *sums: extract_filtered(m, *sums, filter=analysis.specificity(3)),
+        lambda m, *sums: analysis.forgetting_step(m, *sums),
+    ):
+        one, two = (
+            make(m, el.collect(m, [s * x[:30]]), el.collect(m, [s * x[30:]])) for m, s in ((layer, 1.0), (other, scale))
+        )
+        assert close(two[""].weight * scale, one[""].weight, 1e-6) and close(two[""].bias, one[""].bias, 1e-6)
+        assert one.norm() > 0.1

@@ -23,7 +23,7 @@ from tests.campaign import faults, fuzz, kills, page, precision
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "data" / "campaign.json"
-FILES, KILLS, FAULTS = 20_000, 100, 150
+FILES, KILLS, FAULTS = 20_000, 100, 400
 
 
 def bad_inputs() -> dict[str, Any]:

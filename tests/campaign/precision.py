@@ -77,5 +77,5 @@ def edit_gap(model: nn.Sequential, parts: list[Tensor], alpha: float, lam: float
         right = w - alpha * dense(w, *(x.T @ x for x in seen), lam=lam)
         mine = edited[number].weight.detach().double()
         mine = torch.cat([mine, edited[number].bias.detach().double()[:, None]], 1) if bias else mine
-        worst = max(worst, float((mine - right).norm() / w.norm()))
+        worst = max(worst, float((mine - right).norm() / (w.norm() + right.norm())))
     return worst
