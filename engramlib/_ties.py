@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from engramlib._copies import copied
 from engramlib.layers import supported_layers, tied_to_embeddings
@@ -43,18 +44,26 @@ def untie_layers(model: nn.Module, names: list[str] | None, undo: ExitStack) -> 
         old, key = layer.stored("weight"), layer.slot("weight")[0]
         assert old is not None  # it is tied
         own = nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad)
-        undo.callback(layer.owner._parameters.__setitem__, key, layer.owner._parameters[key])
+        steps = ExitStack()
+        undo.callback(_take_back, steps, own, old)
+        steps.callback(layer.owner._parameters.__setitem__, key, layer.owner._parameters[key])
         layer.owner._parameters[key] = own
         # What transformers keeps to know what is tied: the config, and (from version 5) a dict on the model.
         config: Any = getattr(model, "config", None)
         parts: list[Any] = [config, config.get_text_config() if hasattr(config, "get_text_config") else None]
         for part in parts:
             if getattr(part, "tie_word_embeddings", False):
-                undo.callback(setattr, part, "tie_word_embeddings", True)
+                steps.callback(setattr, part, "tie_word_embeddings", True)
                 part.tie_word_embeddings = False
         if isinstance(known := getattr(model, "all_tied_weights_keys", None), dict):
-            undo.callback(_refill, known, dict(known))
+            steps.callback(_refill, known, dict(known))
             known.pop(layer.parameter_name("weight"), None)
+
+
+def _take_back(steps: ExitStack, own: Tensor, old: Tensor) -> None:
+    """Unless it is edited by then: an interruption after the last step of an edit finds the edit done."""
+    if torch.equal(own, old):
+        steps.close()
 
 
 def _refill(known: dict[str, Any], entries: dict[str, Any]) -> None:

@@ -311,3 +311,14 @@ def test_edits_act_inside_autocast(mlp: nn.Sequential) -> None:
     for alpha, output in ((0.0, before), (1.0, inside)):
         assert torch.allclose(output.float(), expected[alpha], atol=0.05)
     assert not nothing.any() and (before.float() - inside.float()).norm() > 0.1 * before.float().norm()
+
+
+def test_messages_name_what_is_odd(pair: tuple[nn.Sequential, el.Engram]) -> None:
+    model, engram = pair
+    with pytest.raises(ValueError, match="the engram; 9 is only in one of them"):
+        el.ablate(model, engram, dict.fromkeys((*engram, "9"), 1.0))
+    with pytest.raises(ValueError, match="the engram; 2 is only in one of them"):
+        el.ablate(model, engram, {"0": 1.0, "4": 1.0})
+    for weight, what in ((torch.ones(8, 6) * 1j, "complex"), (torch.ones(8, 6, device="meta"), "not in memory")):
+        with pytest.raises(TypeError, match=f"'0': the engram's weight .*{what}"):
+            el.ablate(model, el.Engram({"0": (weight, None)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engramlib import Engram, Moments, collect
+from engramlib.moments import Identity
 
 
 def outer(n: int, d: int = 4) -> Tensor:
@@ -180,3 +182,42 @@ def test_nothing_left_is_nothing() -> None:
     assert np.float64(0) + a is a
     with pytest.raises(TypeError):
         np.float64(3) + a
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5, -1.0, 1.02])
+def test_other_weights_are_seen_whichever_comes_first(factor: float) -> None:
+    layer, other = torch.nn.Linear(40, 30), torch.nn.Linear(40, 30)
+    with torch.no_grad():
+        other.weight.copy_(factor * layer.weight)
+    one, two = (Identity.of(module, "vectors", True) for module in (layer, other))
+    assert not one.same_weights(two) and not two.same_weights(one) and one.same_weights(one)
+
+
+def test_other_weights_are_seen_wherever_they_are() -> None:
+    layer = torch.nn.Linear(40, 30)
+    for rows in (slice(0, 10), slice(10, 20), slice(20, 30), slice(29, 30)):
+        other = torch.nn.Linear(40, 30)
+        with torch.no_grad():
+            other.weight.copy_(layer.weight)
+            other.weight[rows] += 1.0
+        pair = [Identity.of(module, "vectors", True) for module in (layer, other)]
+        assert not pair[0].same_weights(pair[1]), rows
+
+
+def test_weights_of_lower_precision_are_the_same_weights() -> None:
+    layer = torch.nn.Linear(40, 30)
+    one = Identity.of(layer, "vectors", True)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        assert one.same_weights(Identity.of(copy.deepcopy(layer).to(dtype), "vectors", True)), dtype
+
+
+def test_counts_are_subtracted_to_nothing_and_not_below() -> None:
+    one = Moments({"fc": torch.eye(2)}, {"fc": 5})
+    assert (one - one).count == {"fc": 0} and not (one - one)["fc"].any()
+    with pytest.raises(ValueError, match="not contained"):
+        one - Moments({"fc": torch.eye(2)}, {"fc": 6})
+
+
+def test_the_size_that_is_shown() -> None:
+    sigma = torch.eye(256).double()
+    assert repr(Moments({"a": sigma, "b": sigma}, {"a": 1, "b": 1})) == "Moments(2 layers, 1 distinct Σ, 0.5 MiB)"

@@ -59,6 +59,7 @@ def lines_of(filename: str) -> Lines:
     withs: dict[int, frozenset[int]] = {}
     for node in ast.walk(ast.parse(Path(filename).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Try):
+            undo.add(node.lineno)  # the word `try` does nothing, so nothing fails there
             for part in (*node.finalbody, *(s for handler in node.handlers for s in handler.body)):
                 undo.update(range(part.lineno, part.end_lineno + 1))
         elif isinstance(node, ast.With):
@@ -127,13 +128,15 @@ class Injector(Tracer):
 
 
 def traced(tracer: Tracer, call: Callable[[], Any]) -> BaseException | None:
-    """Run the call under the tracer; the injected error, if it came out."""
+    """Run the call under the tracer; the error that came out, the injected one or what was made of it."""
     before = sys.gettrace()
     sys.settrace(tracer)
     try:
         call()
-    except (Injected, KeyboardInterrupt) as error:
-        return error
+    except BaseException as error:
+        if isinstance(tracer, Injector) and tracer.hit:
+            return error
+        raise
     finally:
         sys.settrace(before)
     return None
@@ -271,6 +274,7 @@ class Report:
     call: str
     steps: int
     injected: int
+    unseen: int  # faults after which the call went on: what it was doing was allowed to fail
     seconds: float
     wrong: list[str]
 
@@ -311,7 +315,7 @@ EDITS = ("in place", "Moments.save")  # calls that are meant to change something
 
 def inject(name: str, most: int, errors: tuple[type[BaseException], ...] = ERRORS) -> Report:
     """Faults into one of the ``CALLS``."""
-    call, start, wrong, injected = CALLS[name], time.perf_counter(), [], 0
+    call, start, wrong, injected, unseen = CALLS[name], time.perf_counter(), [], 0, 0
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
@@ -320,7 +324,7 @@ def inject(name: str, most: int, errors: tuple[type[BaseException], ...] = ERROR
         call(_fresh(made, file))  # once to warm what is cached on the way
         scene, counter = _fresh(made, file), Counter()
         before = scene.state()
-        traced(counter, lambda: call(scene))
+        traced(counter, functools.partial(call, scene))
         after = scene.state()
         edits = changed(before, after) if any(word in name for word in EDITS) else []
         if not edits and (touched := changed(before, after)):
@@ -330,8 +334,9 @@ def inject(name: str, most: int, errors: tuple[type[BaseException], ...] = ERROR
         for number, step in enumerate(chosen(counter.steps, most)):
             error = errors[number % len(errors)]
             injector = Injector(step, error)
-            traced(injector, lambda: call(scene))
+            came = traced(injector, functools.partial(call, scene))
             injected += injector.hit
+            unseen += injector.hit and came is None
             now = scene.state()
             touched = changed(before, now)
             done = bool(edits) and all(
@@ -342,7 +347,7 @@ def inject(name: str, most: int, errors: tuple[type[BaseException], ...] = ERROR
             if touched:
                 scene = _fresh(made, file)
                 before = scene.state()
-    return Report(name, len(counter.steps), injected, round(time.perf_counter() - start, 2), wrong)
+    return Report(name, len(counter.steps), injected, unseen, round(time.perf_counter() - start, 2), wrong)
 
 
 def main(most: int = 400, names: list[str] | None = None) -> list[Report]:
@@ -350,9 +355,8 @@ def main(most: int = 400, names: list[str] | None = None) -> list[Report]:
     for name in names or CALLS:
         report = inject(name, most)
         reports.append(report)
-        print(
-            f"  {name}: {report.injected} faults in {report.steps} steps, {len(report.wrong)} wrong, {report.seconds} s"
-        )
+        found = f"{report.injected} faults in {report.steps} steps, {report.unseen} unseen, {len(report.wrong)} wrong"
+        print(f"  {name}: {found}, {report.seconds} s", flush=True)
         for line in report.wrong[:12]:
             print("    ", line)
     return reports

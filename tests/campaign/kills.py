@@ -85,7 +85,7 @@ def _say(pipe: int, number: int) -> None:
     os.write(pipe, f"{number}\n".encode())
 
 
-# -------------------------------------------------------------------------------------------- statistics, saved as they grow
+# ------------------------------------------------------------------------------------ statistics, saved as they grow
 
 
 def moments(kills: int, rng: random.Random, folder: Path) -> dict[str, Any]:
