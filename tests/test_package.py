@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import subprocess
 import sys
+import tokenize
+from pathlib import Path
 
 import engramlib as el
 
@@ -23,3 +27,26 @@ def test_public_names_have_complete_docstrings() -> None:
     for name in set(el.__all__) - {"spectral", "analysis"}:  # modules, with public names of their own
         text = getattr(el, name).__doc__
         assert text and len(text) > 150 and "hapter" in text, name
+
+
+def test_the_method_stays_small() -> None:
+    """Lines of code, without blank lines, comments and docstrings; and no module that needs a tour."""
+    package = Path(el.__file__).parent
+    beside = {"language.py", "_text.py", "_causal.py", "_ties.py"}  # the language models' rooms
+    code = 0
+    for path in sorted([*package.glob("*.py"), *package.glob("analysis/*.py")]):
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 450, f"{path.name} is too long: split it"
+        if path.parent == package and path.name not in beside:
+            code += len(_lines_of_code(text))
+    assert code <= 3300, code
+
+
+def _lines_of_code(text: str) -> set[int]:
+    skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    tokens = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type not in skipped]
+    lines = {line for t in tokens for line in range(t.start[0], t.end[0] + 1)}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            lines -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return lines
