@@ -195,3 +195,14 @@ def test_norms_that_are_none() -> None:
     for norm in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="layer 'a'.*norm"):
             Engram({"a": (torch.ones(2, 2), None)}, {"a": norm})
+
+
+def test_the_norm_is_that_of_all_numbers_together() -> None:
+    engram = el.Engram({"a": (torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])), "b": (torch.tensor([[12.0]]), None)})
+    assert engram.norm() == 13.0 and el.Engram({}).norm() == 0.0
+
+
+def test_the_layer_whose_norm_is_unknown_is_named() -> None:
+    engram = el.Engram({name: (torch.ones(1, 1), None) for name in ("known", "first", "second")}, {"known": 1.0})
+    with pytest.raises(ValueError, match="unknown for layer 'first'"):
+        engram.relative_norms()
