@@ -222,7 +222,9 @@ class Recorder:
                 self._done.append(entry["part"])
                 self.rows += _unpack(entry["rows"])
                 self._earlier = entry["wall_s"]
-        self.partial.write_text("".join(line + "\n" for line in good), encoding="utf-8")
+        beside = self.partial.with_suffix(".tmp")  # a kill while it is written must not cost what was done
+        beside.write_text("".join(line + "\n" for line in good), encoding="utf-8")
+        os.replace(beside, self.partial)
 
 
 def record(
