@@ -11,8 +11,10 @@ _ROWS = 8  # inputs of a layer that reads vectors; of one that reads images, one
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}  # half precision: 3e-2
 
 
-def check_reading(layer: Layer, x: Tensor, output: object) -> None:
+def check_reading(layer: Layer, x: Tensor, output: object) -> bool:
     """Raise ``TypeError`` unless the layer's output is W·columns (+ b), up to the rounding of its precision.
+
+    Returns whether there was anything to compare.
 
     A subclass of ``nn.Linear`` may mask, standardise or fake-quantise its weight in ``forward``, or pad its input: then
     W, as it is stored, is not what acts on the columns, and an engram of it would be a wrong number.
@@ -33,7 +35,7 @@ def check_reading(layer: Layer, x: Tensor, output: object) -> None:
     else:
         x, output = x[:1], output[:1]
     if not x.numel() or not (x.isfinite().all() and output.isfinite().all()):
-        return  # nothing to see, or an error of its own
+        return False  # nothing to see, or an error of its own
     dtype = torch.promote_types(layer.weight.dtype, torch.float32)
     columns = kind.columns(module, x).to(dtype)
     weight = kind.matrix(module, layer.weight.detach()).to(dtype)
@@ -45,7 +47,7 @@ def check_reading(layer: Layer, x: Tensor, output: object) -> None:
     except RuntimeError:
         raise TypeError(_message(layer, f"its output has shape {tuple(output.shape)}")) from None
     if ours is None:
-        return
+        return True
     gap = float((ours - output.to(dtype)).norm())
     size = float(output.to(dtype).norm())
     # Where large terms cancel, rounding is relative to the terms.
@@ -54,6 +56,7 @@ def check_reading(layer: Layer, x: Tensor, output: object) -> None:
         raise TypeError(
             _message(layer, f"on the first batch its output differs from that by {gap / (size or gap):.1%}")
         )
+    return True
 
 
 def _tolerance(layer: Layer, x: Tensor, output: Tensor) -> float:

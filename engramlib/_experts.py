@@ -65,6 +65,8 @@ def is_experts(module: nn.Module) -> bool:
     That is a class that is called so, as almost everywhere in transformers, and holds matrices or stacks of them
     itself; or one of any name (DeepSeek's was ``NaiveMoe``) that holds stacks under the names that fused experts have.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     own = [p for p in (*module._parameters.values(), *module._buffers.values()) if p is not None]
     stacks = {name for name, p in module._parameters.items() if p is not None and p.ndim == 3}
     if _SECOND in stacks and not stacks.isdisjoint(_FIRST):

@@ -141,9 +141,9 @@ class Recorder:
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if layer.name not in self.checked:
-                self.checked.add(layer.name)
                 with full_precision():
-                    check_reading(layer, input_of(layer, args, kwargs), output)
+                    if check_reading(layer, input_of(layer, args, kwargs), output):
+                        self.checked.add(layer.name)
 
         return hook
 

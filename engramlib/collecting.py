@@ -52,7 +52,9 @@ def collect(
         forward: ``forward(model, batch)`` replaces the call of the model.
         bias: ``"absorb"`` appends a constant 1 to the columns of layers that have a bias, so that it is part of the
             memory; ``"keep"`` leaves biases alone (the paper's MLP has none).
-        dtype: of the sums. float64 decides the answer when Σ is ill-conditioned; float32 is for memory.
+        dtype: of the sums. float64 decides the answer when Σ is ill-conditioned; float32 is for memory, and with it the
+            default cut is too fine (W⁺ is off by about 1e-4 where eigenvalues reach down to 1e-4 of the largest, and
+            by some per cent below 1e-6): take ``rcond`` 1e-4 or more in :func:`extract`.
         device: where the sums are kept. None = where each layer is. ``"cpu"`` leaves a GPU's memory to the model:
             products are still made on the GPU, of d columns at a time, and added up elsewhere.
         examples: for ``rows`` and concepts: the dimension of the model's inputs that holds the example, 1 where they

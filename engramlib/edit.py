@@ -222,8 +222,8 @@ def _check_ties(model: nn.Module, targets: list[Target], warn: bool) -> None:
     """
     owned: dict[int, list[tuple[str, Tensor]]] = {}
     for name, module in plain_names(model).items():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and tensor.device.type != "meta" and tensor.layout == torch.strided:
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.device.type != "meta" and tensor.layout == torch.strided:
                 owned.setdefault(tensor.untyped_storage().data_ptr(), []).append((name, tensor))
     edited = {target.layer.owner_name for target in targets}
     for number, target in enumerate(targets):

@@ -23,7 +23,14 @@ from engramlib.kinds import (
     ProjectionKind,
     TransposedLinearKind,
 )
-from engramlib.refusals import AdapterKind, QuantisedKind, RefusedKind, UnknownExpertsKind, refused_weight
+from engramlib.refusals import (
+    AdapterKind,
+    QuantisedKind,
+    RefusedKind,
+    ScriptedKind,
+    UnknownExpertsKind,
+    refused_weight,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -42,6 +49,8 @@ _KINDS: list[LayerKind[Any]] = [
     BatchNormKind(),
     LayerNormKind(),
 ]
+
+_SCRIPTED = ScriptedKind()
 
 
 def register(kind: LayerKind[Any]) -> None:
@@ -129,6 +138,8 @@ class Layer(NamedTuple):
 
 def kind_of(module: nn.Module) -> LayerKind[Any] | None:
     """How to read ``module``, or None if the method does not reach it."""
+    if isinstance(module, torch.jit.ScriptModule):  # not even its parameters can be looked through as usual
+        return _SCRIPTED if _SCRIPTED.matches(module) else None
     return next((kind for kind in _KINDS if kind.matches(module)), None)
 
 

@@ -60,6 +60,18 @@ class AdapterKind(RefusedKind):
         )
 
 
+class ScriptedKind(RefusedKind):
+    """A layer that ``torch.jit`` compiled, alone or in a block: its code calls no hooks and reads copies of weights."""
+
+    names = ("Linear", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+
+    def matches(self, module: nn.Module) -> bool:
+        return isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", "") in self.names
+
+    def refuses(self, module: nn.Module) -> str:
+        return "torch.jit compiled it (script or trace); use the model as it was before, and compile the edited one"
+
+
 class UnknownExpertsKind(RefusedKind):
     """Fused experts of a layout that is not known: found, so that they are not passed over in silence, and refused."""
 

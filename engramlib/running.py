@@ -195,14 +195,14 @@ class _State:
         self.module = module
         self.training = module.training
         self.hooks = {name: dict(getattr(module, name)) for name in _HOOKS}
-        scripted = isinstance(module, torch.jit.ScriptModule)  # its tensors are wrapped anew at every look
         self.buffers = {
             name: (buffer, _version(buffer), buffer.detach().clone())
-            for name, buffer in ({} if scripted else module._buffers).items()
-            if buffer is not None and buffer.device.type != "meta"
+            for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+            if buffer.device.type != "meta"
         }
-        self.names = set(module._buffers)
-        self.own = dict(vars(module))
+        self.scripted = isinstance(module, torch.jit.ScriptModule)  # what it holds is not to be had from here
+        self.names = set() if self.scripted else set(module._buffers)
+        self.own = {} if self.scripted else dict(vars(module))
         self.content = {
             name: list(value) if isinstance(value, list) else dict(value)
             for name, value in self.own.items()
@@ -216,14 +216,15 @@ class _State:
             if (now := getattr(module, name)) != hooks:
                 now.clear()
                 now.update(hooks)
-        for name in set(module._buffers) - self.names:
+        for name in () if self.scripted else set(module._buffers) - self.names:
             del module._buffers[name]
         for name, (buffer, version, copy) in self.buffers.items():
-            module._buffers[name] = buffer
+            if not self.scripted:
+                module._buffers[name] = buffer
             if version is None or _version(buffer) != version:
                 with torch.no_grad():
                     buffer.copy_(copy)
-        own = vars(module)
+        own = {} if self.scripted else vars(module)
         for name, value in list(own.items()):
             if name in _INTERNAL:
                 continue
@@ -233,7 +234,7 @@ class _State:
                     own[name] = old
                 else:
                     del own[name]
-            elif name in self.content and _holds_tensors(value):
+            elif name in self.content and (_holds_tensors(value) or _holds_tensors(self.content[name])):
                 _refill(value, self.content[name])
         for name in set(self.own) - set(own):
             if name == "forward" or _holds_tensors(self.own[name]):

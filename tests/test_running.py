@@ -225,6 +225,22 @@ def test_a_weight_that_is_computed_in_forward_is_refused(name: str) -> None:
         el.collect(nn.Sequential(layer), [torch.randn(shape)])
 
 
+def test_a_first_batch_without_rows_does_not_count_as_checked() -> None:
+    with pytest.raises(TypeError, match="does not compute"):
+        el.collect(nn.Sequential(Masked(4, 5)), [torch.zeros(0, 4), torch.randn(3, 4)])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_a_block_that_torch_jit_compiled_is_not_passed_over(how: str) -> None:
+    inner = nn.Sequential(nn.Linear(4, 5), nn.ReLU())
+    inner = torch.jit.script(inner) if how == "script" else torch.jit.trace(inner, torch.randn(2, 4))
+    model = nn.Sequential(inner, nn.Linear(5, 3))
+    with pytest.raises(TypeError, match=r"'0\.0'.*torch\.jit"):
+        el.collect(model, [torch.randn(9, 4)])
+    assert el.collect(model, [torch.randn(9, 4)], layers=["1"]).count == {"1": 9}
+
+
 class Renamed(nn.Linear):
     """A subclass that computes what its parent does."""
 
