@@ -11,6 +11,7 @@ Every function returns flat rows, one for each (erased class, tested class, spli
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -147,7 +148,10 @@ def sample_sizes(
             "lam": float(lam),
             "alpha": float(alpha),
         }
-        for erased, engram in el.extract_all(model, moments, specificity=lam, rcond=rcond).items():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "too little data")  # how little is too little is the question
+            engrams = el.extract_all(model, moments, specificity=lam, rcond=rcond)
+        for erased, engram in engrams.items():
             after = _accuracies(el.ablate(model, engram, alpha), data, splits)
             rows += _rows({**facts, "per_class": n, "erased": erased}, before, after)
     return rows
