@@ -14,7 +14,7 @@ PYTHON_OLDEST ?= python3.10
 PYTHON_NEWEST ?= python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check test-oldest test-newest serve clean repoint install assignments site-test campaign
+.PHONY: help book test check test-oldest test-newest serve clean repoint install assignments site-test campaign mutation
 
 help: ## show this list
 	@echo "AI engrams: the book and engramlib. Needs python3 >= 3.10 and make, nothing else."
@@ -43,6 +43,10 @@ check: $(STAMP) ## the quick look before a commit, within 2 minutes: lint, types
 
 campaign: $(STAMP) ## the slow proofs, about 10 minutes: damaged files, kills, faults at every step; writes a page of the book
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign
+
+mutation: $(STAMP) ## do the tests notice a changed line? 40 mutants of each module, about an hour
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input "cosmic-ray>=8.3"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign.mutation
 
 site-test: $(STAMP) ## the built book in a real browser, about 5 minutes (needs chromium; says so if there is none)
 	@$(BIN)/python book/browser.py
