@@ -312,7 +312,7 @@ def _print(x: Tensor, lead: tuple[int, ...]) -> tuple[tuple[int, ...], Tensor, f
     rows = x.detach().reshape(math.prod(lead), -1)
     wide = rows if rows.dtype == torch.float64 else rows.float()
     generator = torch.Generator().manual_seed(wide.shape[1])
-    turn = torch.randn(wide.shape[1], _PRINTS, generator=generator).to(wide)
+    turn = torch.randn(wide.shape[1], _PRINTS, generator=generator, device="cpu").to(wide)
     with full_precision():
         return lead, wide @ turn, torch.finfo(x.dtype).eps ** 0.5
 

@@ -31,12 +31,12 @@ class Batches:
         for start in range(0, len(self.encoded), self.batch_size):
             part = self.encoded[start : start + self.batch_size]
             width = max(len(ids) for ids, _ in part)
-            ids = torch.full((len(part), width), self.pad)
-            labels = torch.full((len(part), width), IGNORE)
-            mask = torch.zeros(len(part), width, dtype=torch.long)
+            ids = torch.full((len(part), width), self.pad, device="cpu")
+            labels = torch.full((len(part), width), IGNORE, device="cpu")
+            mask = torch.zeros(len(part), width, dtype=torch.long, device="cpu")
             for row, (tokens, counted) in enumerate(part):
-                ids[row, : len(tokens)] = torch.tensor(tokens)
-                labels[row, : len(tokens)] = torch.tensor(counted)
+                ids[row, : len(tokens)] = torch.tensor(tokens, device="cpu")
+                labels[row, : len(tokens)] = torch.tensor(counted, device="cpu")
                 mask[row, : len(tokens)] = 1
             yield {"input_ids": ids, "attention_mask": mask, "labels": labels}
 

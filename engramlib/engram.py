@@ -184,7 +184,9 @@ class Engram(Mapping[str, LayerEngram]):
         ratios = self.relative_norms()
         if not ratios:
             return self
-        largest = float(torch.tensor(list(ratios.values()), dtype=torch.float64).quantile(float(quantile)))
+        largest = float(
+            torch.tensor(list(ratios.values()), dtype=torch.float64, device="cpu").quantile(float(quantile))
+        )
         return self.scaled({n: min(1.0, r / largest) ** float(power) if largest else 1.0 for n, r in ratios.items()})
 
     def to(self, device: str | torch.device) -> Engram:

@@ -292,7 +292,11 @@ class ConvTransposeKind(LayerKind[Transposed]):
         stamps = z.flatten(2).mT.unflatten(-1, x.shape[-sides:])  # (n, groups · C_out / groups · kernel, *input sides)
         # A transposed convolution with unit vectors for weights presses stamps that are given, and adds them up.
         out, kernel = module.out_channels // module.groups, module.kernel_size
-        unit = torch.eye(out * math.prod(kernel)).to(z).view(-1, out, *kernel).repeat(module.groups, *[1] * (sides + 1))
+        unit = (
+            torch.eye(out * math.prod(kernel), dtype=z.dtype, device=z.device)
+            .view(-1, out, *kernel)
+            .repeat(module.groups, *[1] * (sides + 1))
+        )
         press = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[sides - 1]
         bias = None if module.bias is None else module.bias.detach().to(z)
         how: dict[str, Any] = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}

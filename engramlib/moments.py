@@ -65,7 +65,8 @@ class Identity(NamedTuple):
 def _stamp(weight: Tensor) -> tuple[float, ...]:
     if not weight.numel() or weight.device.type == "meta" or not weight.dtype.is_floating_point:
         return ()
-    places = torch.linspace(0, weight.numel() - 1, min(_SAMPLES, weight.numel()), dtype=torch.float64).long()
+    count = min(_SAMPLES, weight.numel())
+    places = torch.linspace(0, weight.numel() - 1, count, dtype=torch.float64, device="cpu").long()
     entries = weight[torch.unravel_index(places.to(weight.device), weight.shape)].bfloat16().float()
     return tuple(entries.tolist()) if bool(entries.isfinite().all()) else ()
 

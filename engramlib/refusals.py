@@ -117,7 +117,7 @@ class QuantisedKind(RefusedKind):
 
 def holds_floats(tensor: Tensor) -> bool:
     """Whether the numbers of ``tensor`` are what they say, and not codes (integers, 8-bit floats with a scale)."""
-    return tensor.dtype.is_floating_point and tensor.dtype.itemsize >= 2
+    return (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype.itemsize >= 2
 
 
 def refused_weight(weight: Tensor) -> str | None:
@@ -138,6 +138,8 @@ def refused_weight(weight: Tensor) -> str | None:
         return "it was made in torch.inference_mode, which forbids changing it; make or load the model outside"
     if any(step == 0 and n > 1 for n, step in zip(weight.shape, weight.stride(), strict=True)):
         return "its weight is an expanded tensor, several entries of which are one number; store a copy (clone) of it"
+    if weight.is_complex():
+        return f"its weight is complex ({weight.dtype}), and second moments here are those of real columns"
     if not holds_floats(weight):
         return f"its weight is quantised ({weight.dtype}): load the model in bf16 or float32"
     return None

@@ -103,9 +103,7 @@ def _eigh(sigma: Tensor) -> tuple[Tensor, Tensor]:
         try:
             values, vectors = torch.linalg.eigh((sigma + nudge).cpu())
         except LinAlgError as error:
-            raise LinAlgError(
-                f"the eigenvalues of Σ could not be found, in two attempts: {error}"
-            ) from error
+            raise LinAlgError(f"the eigenvalues of Σ could not be found, in two attempts: {error}") from error
     return values.to(sigma.device), vectors.to(sigma.device)
 
 

@@ -344,3 +344,42 @@ def test_sums_inside_autocast_are_those_outside(dtype: torch.dtype) -> None:
     with torch.autocast("cpu"):
         found = el.collect(model, [x], dtype=dtype, layers=["0"])
     assert torch.equal(found["0"], expected["0"])
+
+
+def test_a_default_device_is_not_where_things_are() -> None:
+    """torch.set_default_device moves what is made without a place: nothing of ours may be."""
+    x, y = torch.randn(60, 1, 4, 4), torch.arange(60) % 2
+    model = nn.Sequential(nn.ConvTranspose2d(1, 2, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5), nn.Linear(5, 2))
+
+    def everything() -> list[Tensor]:
+        moments = el.collect_by_concept(model, [(x, y)], lambda batch: batch[1])
+        engram = el.extract_all(model, moments)[1]
+        engram = engram + 0.1 * el.random_engram(model, engram.norm_weighted(to="median"))
+        scores = el.score_criteria(model, engram, moments[1], moments[0], batches=([x[:9]], [x[9:]]), draws=1)
+        block = el.analysis.fisher_block(model, [x[:5]], "4", fisher="sample")
+        out = el.ablate(model, engram)(x).detach()
+        return [out, block, torch.tensor([row.specificity for row in scores.network], device="cpu")]
+
+    expected = everything()
+    with torch.device("meta"):
+        found = everything()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_inference_mode_around_everything() -> None:
+    model, x = mlp(), torch.randn(60, 4)
+    with torch.inference_mode():
+        target, reference = el.collect(model, [x[:20]]), el.collect(model, [x[20:]])
+        engram = el.extract(model, target, reference)
+        with el.edited(model, -engram):
+            inside = model(x).clone()
+    before = model(x)
+    assert torch.allclose(el.ablate(model, engram)(x), inside, atol=1e-6)
+    assert torch.equal(model(x), before)
+    model(x).sum().backward()  # the weights are still to be trained
+
+
+def test_complex_weights_are_named() -> None:
+    model = nn.Linear(4, 3).to(torch.complex64)
+    with pytest.raises(TypeError, match="complex"):
+        el.collect(model, [torch.randn(5, 4, dtype=torch.complex64)])

@@ -178,7 +178,7 @@ def _square_roots(f: Tensor, loss: str, fisher: str, generator: torch.Generator)
     p = f.double().softmax(-1)
     if fisher == "sample":
         if loss == "squared":
-            yield torch.randn(f.shape, generator=generator, dtype=torch.float64).to(f.device, f.dtype)
+            yield torch.randn(f.shape, generator=generator, dtype=torch.float64, device="cpu").to(f.device, f.dtype)
             return
         drawn = torch.multinomial(p.flatten(0, -2).cpu(), 1, generator=generator).to(f.device)
         yield (p - torch.zeros_like(p).flatten(0, -2).scatter_(1, drawn, 1.0).view_as(p)).to(f.dtype)

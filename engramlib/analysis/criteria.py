@@ -212,7 +212,7 @@ def random_engram(model: nn.Module, engram: Engram, *, seed: int = 0) -> Engram:
             )
         matrix = layers[name].matrix(*entry)
         basis, coefficients = torch.linalg.qr(matrix.mT)  # W⁺ = Rᵀ Bᵀ: only the d × r row space has to be turned
-        noise = torch.randn(basis.shape, generator=generator, dtype=torch.float64).to(basis.device)
+        noise = torch.randn(basis.shape, generator=generator, dtype=torch.float64, device="cpu").to(basis.device)
         frame, upper = torch.linalg.qr(noise)
         frame = frame * upper.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # makes QR of a Gaussian uniform
         weight, bias = layers[name].parameters(coefficients.mT @ frame.mT, entry.bias is not None)

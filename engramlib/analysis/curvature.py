@@ -142,7 +142,7 @@ def fisher_block(
         raise ValueError(
             f"layer {layer!r} has {size} parameters, more than limit={limit}: F takes {8e-9 * size**2:.1f} GB"
         )
-    total = torch.zeros(size, size, dtype=torch.float64)
+    total = torch.zeros(size, size, dtype=torch.float64, device="cpu")
     for _, inputs, gradients in backward_passes(model, chosen, batches, loss, fisher, forward, seed, examples):
         parts: list[Tensor] = []
         for x, g in zip(inputs[layer], gradients[layer], strict=True):

@@ -147,7 +147,7 @@ def bulk_edge(values: Float[Tensor, " k"], count: int, dimension: int) -> float:
 def _bulk_median(beta: float) -> float:
     """Median of the Marchenko-Pastur law of ratio β <= 1 and variance 1."""
     # x = 1 + β - 2√β cos θ turns the square-root ends of the density into a smooth integrand.
-    theta = torch.linspace(0, math.pi, 20001, dtype=torch.float64)
+    theta = torch.linspace(0, math.pi, 20001, dtype=torch.float64, device="cpu")
     x = 1 + beta - 2 * math.sqrt(beta) * theta.cos()
     density = theta.sin().square() / x.clamp_min(1e-300)
     mass = torch.cumulative_trapezoid(density, theta)

@@ -229,7 +229,7 @@ def objective(
 
     Cost: three products. Source: Eq. 2, Corollary 6.3 and Remark 6.2; chapter 05.
     """
-    g = torch.eye(len(v)) if metric is None else metric
+    g = torch.eye(len(v), device=v.device) if metric is None else metric
     h = g if reference_metric is None else reference_metric
     v, delta, plus, minus, g, h = (t.double() for t in (v, delta, plus, minus, g, h))
     out, d = v.shape

@@ -3,8 +3,8 @@
     python -m tests.campaign.mutation [--each 40] [--only spectral edit]
 
 The mutants are cosmic-ray's (installed by ``make mutation``, not needed otherwise), a sample of each module's. Each
-runs in a fork of a process that has torch loaded, with the changed module in place of the module, so that nothing is written
-and a mutant costs what its tests cost. The result goes into ``data/campaign.json`` and onto the campaign's page.
+runs in a fork of a process that has torch loaded, with the changed module in place of the module, so that nothing is
+written and a mutant costs what its tests cost. The result goes into ``data/campaign.json`` and onto its page.
 """
 
 from __future__ import annotations
