@@ -131,6 +131,7 @@ def sweep(
         >>> import torch
         >>> from torch import nn
         >>> model = nn.Linear(2, 1, bias=False)
+        >>> _ = nn.init.ones_(model.weight)
         >>> engram = Engram({"": (model.weight.detach().clone(), None)})
         >>> sweep(model, engram, [0.0, 1.0, 2.0], lambda m: float(m.weight.detach().sum() / engram[""].weight.sum()))
         [1.0, 0.0, -1.0]
