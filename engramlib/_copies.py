@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from engramlib.layers import overlap
+from engramlib.layers import overlap, storage_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -59,7 +59,8 @@ def _tie_again(model: nn.Module, result: nn.Module) -> None:
     """Tensors that share memory in the model share it in its copy: ``deepcopy`` gives each parameter its own."""
     groups: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for one, other in zip(_tensors(model), _tensors(result), strict=True):
-        groups.setdefault(one.untyped_storage().data_ptr(), []).append((one, other))
+        if (place := storage_of(one)) is not None:
+            groups.setdefault(place, []).append((one, other))
     for pairs in groups.values():
         if not any(overlap(a, b) for (a, _), (b, _) in itertools.combinations(pairs, 2)):
             continue
@@ -70,9 +71,8 @@ def _tie_again(model: nn.Module, result: nn.Module) -> None:
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
-    """Parameters and buffers in memory, each once."""
-    found = (*model.parameters(), *model.buffers())
-    return [t for t in found if t.device.type != "meta" and t.layout == torch.strided]
+    """Parameters and buffers, each once."""
+    return [*model.parameters(), *model.buffers()]
 
 
 # Attributes that shadow a method of nn.Module are no part of what it computes, but for these (accelerate's `to`, say).

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from engramlib._copies import copied
 from engramlib.engram import Engram
-from engramlib.layers import Layer, check_editable, overlap, plain_names, supported_layers
+from engramlib.layers import Layer, check_editable, overlap, plain_names, storage_of, supported_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 Result = TypeVar("Result")
@@ -224,18 +224,20 @@ def _check_ties(model: nn.Module, targets: list[Target], warn: bool) -> None:
     owned: dict[int, list[tuple[str, Tensor]]] = {}
     for name, module in plain_names(model).items():
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            if tensor.device.type != "meta" and tensor.layout == torch.strided:
-                owned.setdefault(tensor.untyped_storage().data_ptr(), []).append((name, tensor))
+            if (place := storage_of(tensor)) is not None:
+                owned.setdefault(place, []).append((name, tensor))
     edited = {target.layer.owner_name for target in targets}
-    for number, target in enumerate(targets):
-        place = target.parameter.untyped_storage().data_ptr()
-        for other in targets[:number]:
+    before: dict[int | None, list[Target]] = {}
+    for target in targets:
+        place = storage_of(target.parameter)
+        for other in before.setdefault(place, []):
             if other.layer.name != target.layer.name and overlap(other.parameter, target.parameter):
                 raise ValueError(
                     f"layers {other.layer.name!r} and {target.layer.name!r} share one weight: select one of them in the"
                     " engram"
                 )
-        shared = {name for name, tensor in owned.get(place, []) if overlap(tensor, target.parameter)}
+        before[place].append(target)
+        shared = {name for name, tensor in owned.get(place or 0, []) if overlap(tensor, target.parameter)}
         if warn and (others := sorted(shared - edited)):
             warnings.warn(
                 f"layer {target.layer.name!r} shares its weight with {', '.join(others)}: both are edited", stacklevel=4

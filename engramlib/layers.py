@@ -202,11 +202,20 @@ def plain_key(key: str) -> str:
 
 def memory(tensor: Tensor) -> tuple[str, int, int]:
     """(device, first byte, byte after the last) of the memory that a tensor's numbers lie in."""
-    strides = [(n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True) if n]
-    if tensor.device.type == "meta" or not tensor.numel():
+    if storage_of(tensor) is None or not tensor.numel():
         return str(tensor.device), 0, 0
+    strides = [(n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True) if n]
     start = tensor.data_ptr()
     return str(tensor.device), start, start + (sum(strides) + 1) * tensor.element_size()
+
+
+def storage_of(tensor: Tensor) -> int | None:
+    """Where the storage begins that a tensor is a part of; None for one that has none (meta, sparse, a wrapper)."""
+    try:
+        usual = tensor.device.type != "meta" and tensor.layout == torch.strided
+        return tensor.untyped_storage().data_ptr() if usual else None
+    except (RuntimeError, NotImplementedError):  # a subclass that wraps other tensors, such as torchao's
+        return None
 
 
 def overlap(a: Tensor, b: Tensor) -> bool:
