@@ -89,7 +89,9 @@ def test_what_is_causal_by_its_config_is_taken(
         alone = language.answer_logprobs(model, Letters(), [item])[0]
         assert torch.allclose(answer.logprobs, alone.logprobs, atol=1e-4 if dtype == torch.float32 else 0.1)
     if hasattr(model, "lm_head") or hasattr(model, "cls"):
-        assert el.forget(model, Letters(), FORGET, RETAIN) is not model
+        # A convolution over time has no tokens to choose from; only some versions call Mamba's as a layer.
+        layers = ["in_proj", "out_proj"] if "Mamba" in name else None
+        assert el.forget(model, Letters(), FORGET, RETAIN, layers=layers) is not model
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -362,6 +364,7 @@ def test_an_interrupt_between_two_layers_of_an_edit(stop: int, monkeypatch: pyte
 
 def test_untie_is_all_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("Gemma")
+    model.all_tied_weights_keys = dict(getattr(model, "all_tied_weights_keys", {}))  # transformers 4 has none
     before = state(model)
 
     class Stubborn(dict):
