@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import engramlib as el
+from engramlib._products import full_precision
 from engramlib.running import evaluating
 from tests.conftest import bits, same
 
@@ -114,7 +115,7 @@ def test_random_numbers_that_the_data_draw_are_the_users() -> None:
 # ----------------------------------------------------------------------------------------------------------- compiled
 
 
-def mlp() -> nn.Sequential:
+def small() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
 
 
@@ -141,9 +142,9 @@ def forward(model: nn.Sequential) -> nn.Module:
 def test_a_compiled_or_wrapped_model_is_the_plain_one(compiled: Callable[[nn.Sequential], nn.Module]) -> None:
     """Warm, so that its graph would call no hook: all columns count, under the plain names, and engrams fit both."""
     torch._dynamo.reset()
-    plain, x = mlp(), torch.randn(21, 4)
+    plain, x = small(), torch.randn(21, 4)
     expected = el.collect(plain, x.split(5))
-    model = mlp()
+    model = small()
     model.load_state_dict(plain.state_dict())
     model = compiled(model).eval()
     with torch.no_grad():
@@ -317,7 +318,7 @@ def test_what_is_no_dense_tensor_is_named(batches: object, what: str) -> None:
 
 
 def test_weights_that_are_elsewhere_are_named() -> None:
-    model = mlp()
+    model = small()
     model[2].to("meta")
     with pytest.raises(TypeError, match="'2'.*offloaded"):
         el.collect(model, [torch.zeros(3, 4)])
@@ -337,13 +338,37 @@ def test_evaluating_nests() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sums_inside_autocast_are_those_outside(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("images", [8, 32])  # few: through their patches; many: through correlations (see _patches)
+def test_sums_inside_autocast_are_those_outside(dtype: torch.dtype, images: int) -> None:
     model = nn.Sequential(nn.Conv2d(32, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 256, 3))
-    x = torch.randn(8, 32, 16, 16)
+    x = torch.randn(images, 32, 16, 16)
     expected = el.collect(model, [x], dtype=dtype, layers=["0"])
     with torch.autocast("cpu"):
         found = el.collect(model, [x], dtype=dtype, layers=["0"])
     assert torch.equal(found["0"], expected["0"])
+
+
+def test_full_precision_is_for_the_block_alone() -> None:
+    a = torch.randn(50, 50)
+    exact = a @ a
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            with full_precision():
+                assert torch.get_float32_matmul_precision() == "highest" and torch.equal(a @ a, exact)
+            assert (a @ a).dtype == torch.bfloat16
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_sums_are_kept_where_they_are_asked_to(mlp: nn.Sequential) -> None:
+    x = torch.randn(9, 6)
+    found, usual = el.collect(mlp, [x], device="cpu"), el.collect(mlp, [x])
+    assert all(torch.equal(found[name], usual[name]) and found[name].device.type == "cpu" for name in usual)
+    for device in ("meta", "cuda:99", "nowhere"):
+        with pytest.raises(ValueError, match="device"):
+            el.collect(mlp, [x], device=device)
 
 
 def test_a_default_device_is_not_where_things_are() -> None:
@@ -367,7 +392,7 @@ def test_a_default_device_is_not_where_things_are() -> None:
 
 
 def test_inference_mode_around_everything() -> None:
-    model, x = mlp(), torch.randn(60, 4)
+    model, x = small(), torch.randn(60, 4)
     with torch.inference_mode():
         target, reference = el.collect(model, [x[:20]]), el.collect(model, [x[20:]])
         engram = el.extract(model, target, reference)
