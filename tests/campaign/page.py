@@ -105,7 +105,9 @@ def _mutation(found: dict[str, Any]) -> list[str]:
     return [
         "## Mutation testing",
         "A mutant is the module with one small change (`<` for `<=`, a number plus one, a `not`); it is killed if a test"
-        " of that module fails. Mutants are cosmic-ray's, drawn at random from all of the module's code.",
+        " of that module fails. Mutants are cosmic-ray's, drawn at random from all of the module's code; survivors were tried"
+        " again after tests had been added. Most that are left compute the same (`is` for `==`, `shape[~1]` of a square) or"
+        " change a constant of speed (how many rows make a product, the width of a block).",
         _table(
             ["Module", "Mutants", "Sampled", "Killed"],
             [[f"`{m}`", r["mutants"], r["sampled"], f"{r['killed']} ({r['killed'] / r['sampled']:.0%})"] for m, r in found.items()],
