@@ -140,7 +140,6 @@ def test_an_edit_is_the_formula_in_float64(
     assert precision.edit_gap(model, parts, alpha, lam) <= tolerance * (1 + abs(alpha))
 
 
-@pytest.mark.skipif(not (ROOT / "data" / "campaign.json").exists(), reason="no campaign was recorded")
 def test_the_page_shows_the_last_record() -> None:
     record = json.loads((ROOT / "data" / "campaign.json").read_text(encoding="utf-8"))
     text = page.text(record)
