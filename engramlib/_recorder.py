@@ -9,14 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engramlib import _products
 from engramlib._checking import check_reading
 from engramlib._examples import Examples, lead_of, watch
-from engramlib._products import add_outer, full_precision, mirror, works_at
+from engramlib._products import Half, Symmetric, full_precision, works_at
 from engramlib.layers import Layer
 from engramlib.moments import Identity, Moments
 
 # Columns are widened to float64 a piece at a time, so that the copy stays small beside the activations themselves.
 _PIECE_BYTES = 32 * 2**20
+# Pixels of which correlations are made at once in float32.
+_PIXELS = 2**14
+# What may be kept of rows until there are enough for a product, in all.
+_KEPT_BYTES = 256 * 2**20
 # Rows of one concept that are worth a product (see _Sum).
 _ENOUGH = 512
 
@@ -29,10 +34,10 @@ class _Sum:
     whole Σ has to be sent there for every product.
     """
 
-    def __init__(self, members: set[str], absorbed: bool) -> None:
+    def __init__(self, members: set[str], absorbed: bool, exact: bool) -> None:
         self.members = members
-        self.absorbed = absorbed
-        self.sigma: dict[Hashable, Tensor] = {}
+        self.absorbed, self.exact = absorbed, exact
+        self.sigma: dict[Hashable, Symmetric] = {}
         self.count: dict[Hashable, int] = {}
         self.kept: dict[Hashable, list[Tensor]] = {}
         self.open: _Arrival | None = None  # the tensor that some members have read and others still should
@@ -44,22 +49,24 @@ class _Sum:
         near = works_at(columns, sigma) == sigma.device
         enough = _ENOUGH if near else max(_ENOUGH, columns.shape[-1])
         if columns.ndim == 3 or columns.shape[0] >= enough:
-            add_outer(sigma, columns, self.absorbed)
+            _products.add_outer(sigma, columns, self.absorbed, self.exact)
             return
         kept = self.kept.setdefault(concept, [])
-        kept.append(columns.clone())  # the model may overwrite its activations
+        kept.append(columns.clone())  # the model may overwrite its activations, and a part would keep all alive
         if sum(map(len, kept)) >= enough:
             self.flush(concept)
 
     def flush(self, *concepts: Hashable) -> None:
         """Multiply what was kept; without arguments, of every concept."""
         for concept in concepts or tuple(self.kept):
-            add_outer(self.sigma[concept], torch.cat(self.kept.pop(concept)), self.absorbed)
+            kept = self.kept.pop(concept)
+            columns = torch.cat(kept) if len(kept) > 1 else kept[0]
+            _products.add_outer(self.sigma[concept], columns, self.absorbed, self.exact)
 
     def split(self, names: set[str]) -> _Sum:
         """Give ``names`` their own copy: they no longer read what the others read."""
         self.flush()
-        other = _Sum(names, self.absorbed)
+        other = _Sum(names, self.absorbed, self.exact)
         other.sigma = {concept: sigma.clone() for concept, sigma in self.sigma.items()}
         other.count = dict(self.count)
         self.members -= names
@@ -102,10 +109,10 @@ class Recorder:
     """
 
     def __init__(
-        self, layers: dict[str, Layer], *, absorb: bool, dtype: torch.dtype, home: torch.device | None
+        self, layers: dict[str, Layer], *, absorb: bool, dtype: torch.dtype, home: torch.device | None, exact: bool
     ) -> None:
         self.layers = layers
-        self.absorb = absorb
+        self.absorb, self.exact = absorb, exact
         self.dtype = dtype
         self.asked = home
         self.sums: dict[str, _Sum] = {}
@@ -129,7 +136,7 @@ class Recorder:
             x = input_of(layer, args, kwargs)
             with full_precision():  # also where the user's forward pass runs in autocast
                 if layer.kind.routed:  # its tokens were copied for it alone: nothing to share
-                    running = self.sums.setdefault(layer.name, _Sum({layer.name}, absorbed))
+                    running = self.sums.setdefault(layer.name, _Sum({layer.name}, absorbed, self.exact))
                     self.add(running, layer, x, routed=args[1:])
                 else:
                     self.read(layer, x, reading, absorbed)
@@ -156,7 +163,7 @@ class Recorder:
                     running.members.add(name)
                     self.sums[name] = running
                     return
-            self.sums[name] = running = _Sum({name}, absorbed)
+            self.sums[name] = running = _Sum({name}, absorbed, self.exact)
             self.fresh.append((_Arrival(x, reading, {name}), running))
             self.add(running, layer, x)
             return
@@ -198,6 +205,7 @@ class Recorder:
         waiting, self.waiting = self.waiting, []
         for what in waiting:
             self.add(*what)
+        self.bound()
         if self.finite:
             device = self.finite[0][1].device
             flags = torch.stack([flag.to(device) for _, flag in self.finite]).tolist()
@@ -205,6 +213,15 @@ class Recorder:
             if culprit is not None:  # the first layer that read it, in the order of the forward pass
                 raise ValueError(f"layer {culprit!r}: its input has NaN or infinite values")
             self.finite.clear()
+
+    def bound(self) -> None:
+        """Multiply all rows that wait for others of their concept, where they take too much memory."""
+        sums = set(self.sums.values())
+        kept = sum(part.nbytes for running in sums for parts in running.kept.values() for part in parts)
+        held = sum(_products.entries(sigma).nbytes for running in sums for sigma in running.sigma.values())
+        if kept > max(_KEPT_BYTES, held // 4):
+            for running in sums:
+                running.flush()
 
     def add(self, running: _Sum, layer: Layer, x: Tensor, routed: tuple[Tensor, int] | None = None) -> None:
         base = layer.kind.example_ndim(layer.module)
@@ -214,30 +231,34 @@ class Recorder:
         if laid is None:  # the model has to be asked first, when this pass is over; it may overwrite x
             self.waiting.append((running, layer, x.clone(), routed))
             return
-        for concept, chosen in self.choose(x, *laid):
-            if len(chosen) == 0:
-                continue
-            # A sum is finite only if all its terms are. Looked at once per batch: on a GPU every look is a wait.
-            self.finite.append((layer.name, chosen.sum(dtype=self.wide(x.device)).isfinite()))
+        for concept, chosen in self.choose(layer, x, *laid):
             if concept not in running.sigma:
                 running.sigma[concept] = self.zeros(layer, x.device)
                 running.count[concept] = 0
-            if not self.add_at_once(running, concept, layer, chosen):
-                for columns in _pieces(layer, chosen, running.sigma[concept]):
-                    if columns.shape[-1] + running.absorbed != running.sigma[concept].shape[-1]:
-                        raise ValueError(f"layer {layer.name!r} cannot read an input of shape {tuple(x.shape)}")
-                    running.add(concept, columns)
+            for part in self.parts(running, concept, chosen):
+                self.add_part(running, concept, layer, part)
 
-    def add_at_once(self, running: _Sum, concept: Hashable, layer: Layer, x: Tensor) -> bool:
-        """Add the moments of ``x`` if its layer type has a way around the columns; whether it had."""
+    def parts(self, running: _Sum, concept: Hashable, x: Tensor) -> list[Tensor]:
+        """``x`` in parts of about equal size: of some bytes, and where products are in float32, of some pixels."""
+        sigma, each = running.sigma[concept], max(1, x[:1].numel())
+        step = _PIECE_BYTES // (each * sigma.dtype.itemsize)
+        if x.ndim > 2 and not running.exact and _products.in_float32(x, sigma):
+            step = min(step, _PIXELS * x.shape[1] // each)
+        return list(x.tensor_split(-(-len(x) // max(1, step))))
+
+    def add_part(self, running: _Sum, concept: Hashable, layer: Layer, x: Tensor) -> None:
         sigma = running.sigma[concept]
-        for part in x.split(max(1, _PIECE_BYTES // max(1, x[:1].numel() * sigma.element_size()))):
-            found = layer.kind.moments(layer.module, part.to(works_at(x, sigma)), sigma.dtype, running.absorbed)
-            if found is None:
-                return False
-            sigma += found[0].to(sigma.device)
+        narrow = not running.exact and _products.in_float32(x, sigma) and _products.in_range(x)
+        dtype = torch.float32 if narrow else sigma.dtype
+        found = layer.kind.moments(layer.module, x.to(works_at(x, sigma)), dtype, running.absorbed)
+        if found is not None:  # the layer's type has a way around the columns
+            _products.add_whole(sigma, found[0])
             running.count[concept] += found[1]
-        return True
+            return
+        for columns in _pieces(layer, x, sigma):
+            if columns.shape[-1] + running.absorbed != sigma.shape[-1]:
+                raise ValueError(f"layer {layer.name!r} cannot read an input of shape {tuple(x.shape)}")
+            running.add(concept, columns)
 
     def laid(self, layer: Layer, x: Tensor, routed: tuple[Tensor, int] | None) -> tuple[Tensor | None, int] | None:
         """The labels of the first dimensions of ``x``, as one list, and of how many; None = not known yet.
@@ -259,18 +280,22 @@ class Recorder:
         laid = self.examples.lay(key, torch.Size((total, x.shape[-1])), (total,), labels)
         return None if laid is None else (laid[0].to(places.device)[places], 1)
 
-    @staticmethod
-    def choose(x: Tensor, labels: Tensor | None, dims: int) -> Iterator[tuple[Hashable, Tensor]]:
+    def choose(self, layer: Layer, x: Tensor, labels: Tensor | None, dims: int) -> Iterator[tuple[Hashable, Tensor]]:
         """Split the input of a layer by concept: ``labels`` are those of its first ``dims`` dimensions."""
-        if labels is None:
-            yield None, x
+        sizes: dict[Hashable, int] = {None: len(x)}
+        if labels is not None:
+            x, labels = x.flatten(0, dims - 1), labels.to(x.device)
+            concepts, counts = labels.unique(return_counts=True)
+            sizes = {c: n for c, n in zip(concepts.tolist(), counts.tolist(), strict=True) if c >= 0}
+            count = sum(sizes.values())
+            if len(sizes) > 1 or count < len(x):  # gathered once for all; those of no concept come first
+                x = x[labels.argsort(stable=True)[len(x) - count :]]
+        if not x.numel():
             return
-        x, labels = x.flatten(0, dims - 1), labels.to(x.device)
-        order = labels.argsort(stable=True)
-        concepts, sizes = labels.unique(return_counts=True)
-        for concept, index in zip(concepts.tolist(), order.split(sizes.tolist()), strict=True):
-            if concept >= 0:
-                yield concept, x if len(index) == len(x) else x[index]
+        if x.is_floating_point():  # of others the layer will speak
+            # The largest is finite only if all are. Looked at once per batch: on a GPU every look is a wait.
+            self.finite.append((layer.name, _products.largest(x).isfinite()))
+        yield from zip(sizes, x.split(list(sizes.values())), strict=True)
 
     def result(self, *, required: bool, by_concept: bool) -> dict[Hashable, Moments]:
         missing = [name for name in self.layers if name not in self.sums]
@@ -286,7 +311,8 @@ class Recorder:
         for running in set(self.sums.values()):
             running.flush()
             for sigma in running.sigma.values():
-                mirror(sigma)
+                if not isinstance(sigma, Half):
+                    _products.mirror(sigma)
         # A layer that saw nothing of a concept (an expert that was never chosen for it) has a sum of zero.
         for name in names:
             running = self.sums[name]
@@ -294,12 +320,17 @@ class Recorder:
                 running.sigma[concept] = self.zeros(self.layers[name], self.layers[name].weight.device)
                 running.count[concept] = 0
         identity = {
-            name: Identity.of(layer.module, layer.kind.reading(layer.module), self.sums[name].absorbed)
+            name: Identity.of(
+                layer.module,
+                layer.kind.reading(layer.module),
+                self.sums[name].absorbed,
+                max(map(_products.resolved, self.sums[name].sigma.values())),
+            )
             for name, layer in self.layers.items()
             if name in names
         }
         result = {
-            concept: Moments(
+            concept: Moments._known(
                 {name: self.sums[name].sigma[concept] for name in names},
                 {name: self.sums[name].count[concept] for name in names},
                 identity,
@@ -308,13 +339,9 @@ class Recorder:
         }
         return result if by_concept else {None: next(iter(result.values()))}
 
-    def zeros(self, layer: Layer, device: torch.device) -> Tensor:
+    def zeros(self, layer: Layer, device: torch.device) -> Symmetric:
         d, groups = layer.width(self.absorb and layer.has_bias), layer.kind.groups(layer.module)
-        return torch.zeros((d, d) if groups is None else (groups, d, d), dtype=self.dtype, device=self.home(device))
-
-    @staticmethod
-    def wide(device: torch.device) -> torch.dtype:
-        return torch.float32 if device.type == "mps" else torch.float64
+        return _products.zeros(d, groups, self.dtype, self.home(device))
 
     def home(self, device: torch.device) -> torch.device:
         """Where the sums of a layer on ``device`` are kept."""
@@ -337,14 +364,15 @@ def input_of(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ten
     return x
 
 
-def _pieces(layer: Layer, x: Tensor, sigma: Tensor) -> Iterator[Tensor]:
+def _pieces(layer: Layer, x: Tensor, sigma: Symmetric) -> Iterator[Tensor]:
     """The columns of ``x`` as tensors (n, d) or (groups, n, d), never much more than ``_PIECE_BYTES`` at a time."""
     first = layer.kind.columns(layer.module, x[:1])
-    step = max(1, _PIECE_BYTES // max(1, first.numel() * sigma.element_size()))
+    step = _PIECE_BYTES // max(1, first.numel() * sigma.dtype.itemsize)
+    step = max(1, min(step, _products.ROWS * first.shape[-1] // max(1, first.numel())))
     for part in [x] if step >= len(x) else x.split(step):
         columns = layer.kind.columns(layer.module, part)
         if sigma.ndim == 3:
             columns = columns.flatten(0, -3).transpose(0, 1)
         else:
             columns = columns.flatten(0, -2)
-        yield from columns.split(max(1, _PIECE_BYTES // (columns.shape[-1] * sigma.element_size())), dim=-2)
+        yield from columns.split(max(1, _PIECE_BYTES // (columns.shape[-1] * sigma.dtype.itemsize)), dim=-2)

@@ -30,6 +30,7 @@ def collect(
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     examples: int | None = None,
+    exact: bool = False,
 ) -> Moments:
     """Second moments Σ = Σᵢ xᵢ xᵢᵀ of the inputs of each layer, from one forward pass without gradients.
 
@@ -52,15 +53,19 @@ def collect(
         forward: ``forward(model, batch)`` replaces the call of the model.
         bias: ``"absorb"`` appends a constant 1 to the columns of layers that have a bias, so that it is part of the
             memory; ``"keep"`` leaves biases alone (the paper's MLP has none).
-        dtype: of the sums. float64 decides the answer when Σ is ill-conditioned; float32 is for memory, and with it the
-            default cut is too fine (W⁺ is off by about 1e-4 where eigenvalues reach down to 1e-4 of the largest, and
-            by some per cent below 1e-6): take ``rcond`` 1e-4 or more in :func:`extract`.
+        dtype: of the sums. float32 is for memory: half of it.
         device: where the sums are kept. None = where each layer is. ``"cpu"`` leaves a GPU's memory to the model:
             products are still made on the GPU, of d columns at a time, and added up elsewhere.
         examples: for ``rows`` and concepts: the dimension of the model's inputs that holds the example, 1 where they
             are (tokens, batch, d). None = found: by the shapes, and where those leave a choice (as many tokens as
             examples, a multiple) by running the model on that batch again with an example replaced; where nothing
             tells the two apart, 0.
+        exact: make all products in float64. Otherwise those of wide layers (d > 128; on a GPU, 1,024) in float32 or
+            half precision are made in float32, up to 4,096 rows at a time, and added up in float64. That takes half of
+            the time, and it rounds: eigenvalues of Σ below 5e-7 of the largest are noise then, as they are in float32
+            sums. The default cut is above that. In a pretrained language model W⁺ moved by at most 1e-3 of its norm,
+            and what it does to the data by 5e-4. For a finer cut say ``exact=True``; :func:`extract` warns where it
+            matters.
 
     Returns:
         Moments: one Σ per layer, shape (d, d), shared by layers that read the same tensor.
@@ -72,7 +77,8 @@ def collect(
         TypeError: a batch of an unknown type, or a layer that cannot be edited (quantised, parametrized, a norm
             without weights).
 
-    Cost: a forward pass plus n·d² multiply-adds per distinct input; 8 d² bytes each. Source: Section 4; chapter 00.
+    Cost: a forward pass plus n·d²/2 multiply-adds per distinct input; 4 d² bytes each (half of Σ is kept until
+    ``moments[name]`` asks for it), 2 d² with ``dtype=torch.float32``. Source: Section 4; chapter 00.
 
     Example:
         >>> import torch
@@ -82,7 +88,7 @@ def collect(
         >>> torch.allclose(moments[""], (x.double().T @ x.double())), moments.count[""]
         (True, 10)
     """
-    sums = _run(model, batches, layers, rows, None, forward, bias, dtype, device, examples)
+    sums = _run(model, batches, layers, rows, None, forward, bias, dtype, device, examples, exact)
     return sums[None]
 
 
@@ -98,19 +104,20 @@ def collect_by_concept(
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     examples: int | None = None,
+    exact: bool = False,
 ) -> dict[int, Moments]:
     """Second moments of many concepts at once: one pass for all of them.
 
     Args:
         concepts: ``concepts(batch)`` is one integer per example ``(batch,)`` or token ``(batch, tokens)``; a negative
             number belongs to no concept and is skipped. For labelled batches: ``lambda batch: batch[1]``.
-        model, batches, layers, rows, forward, bias, dtype, device, examples: as in :func:`collect`.
+        model, batches, layers, rows, forward, bias, dtype, device, examples, exact: as in :func:`collect`.
 
     Returns:
         dict: concept -> Moments, in increasing order of the concept. Only concepts that occur are there.
 
     Raises and cost: as :func:`collect`; every example is multiplied once, whatever the number of concepts, and each
-    concept keeps its own 8 d² bytes per distinct input. Source: Eq. 6; chapter 04.
+    concept keeps its own 4 d² bytes per distinct input. Source: Eq. 6; chapter 04.
 
     Example:
         >>> import torch
@@ -123,7 +130,7 @@ def collect_by_concept(
     """
     if not callable(concepts):
         raise TypeError("concepts: expected a function of a batch, for instance `lambda batch: batch[1]`")
-    sums = _run(model, batches, layers, rows, concepts, forward, bias, dtype, device, examples)
+    sums = _run(model, batches, layers, rows, concepts, forward, bias, dtype, device, examples, exact)
     return {concept: sums[concept] for concept in sorted(c for c in sums if isinstance(c, int))}
 
 
@@ -138,6 +145,7 @@ def _run(
     dtype: torch.dtype,
     home: str | torch.device | None,
     examples: int | None,
+    exact: bool,
 ) -> dict[Hashable, Moments]:
     if bias not in ("absorb", "keep"):
         raise ValueError(f'bias: expected "absorb" or "keep", got {bias!r}')
@@ -149,7 +157,7 @@ def _run(
     chosen = find_layers(model, layers)
     batches = as_batches(batches)
     device = device_of(model)
-    recorder = Recorder(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home))
+    recorder = Recorder(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home), exact=exact)
     recorder.examples = found = Examples(model, chosen, forward, examples)
     seen = 0
     with evaluating(model), _listening(recorder), torch.no_grad():

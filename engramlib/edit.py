@@ -72,11 +72,13 @@ def null_state(model: Model, engram: Engram, *, inplace: bool = False) -> Model:
     :func:`ablate`. Source: Section 4, W0 := 0; chapter 06.
     """
     targets = _targets(model, engram)
-    if inplace:
-        _commit(targets, lambda: _zero(targets))
-        return model
-    result = copied(model)
-    _zero(_targets(result, engram, warn=False))
+    result = model if inplace else copied(model)
+    if not inplace:
+        targets = _targets(result, engram, warn=False)
+    with _restored(targets, also_if_done=False), torch.no_grad():
+        for target in targets:
+            target.parameter.zero_()
+    torch.clear_autocast_cache()
     return result
 
 
@@ -100,8 +102,8 @@ def edited(model: Model, delta: Engram) -> Iterator[Model]:
         True
     """
     targets = _targets(model, delta)
-    with _restored(targets):
-        _shift(targets, dict.fromkeys(delta, 1.0))
+    with _restored(targets) as saved:
+        _shift(targets, dict.fromkeys(delta, 1.0), saved)
         yield model
 
 
@@ -142,9 +144,9 @@ def sweep(
         raise TypeError(f"alphas: expected a list of strengths, got {alphas!r}; for one, [{alphas!r}]")
     strengths = [_strengths(engram, alpha) for alpha in alphas]
     targets, results = _targets(model, engram), []
-    for each in strengths:
-        with _restored(targets):
-            _shift(targets, {name: -strength for name, strength in each.items()})
+    with _restored(targets) as saved:
+        for each in strengths:
+            _shift(targets, {name: -strength for name, strength in each.items()}, saved)
             results.append(measure(model))
     return results
 
@@ -153,10 +155,12 @@ def _shifted(model: Model, engram: Engram, alpha: float | Mapping[str, float], s
     strengths = {name: sign * strength for name, strength in _strengths(engram, alpha).items()}
     targets = _targets(model, engram)  # complain before the cost of a copy
     if inplace:
-        _commit(targets, lambda: _shift(targets, strengths))
+        with _restored(targets, also_if_done=False) as saved:
+            _shift(targets, strengths, saved)
         return model
     result = copied(model)
-    _shift(_targets(result, engram, warn=False), strengths)
+    targets = _targets(result, engram, warn=False)
+    _shift(targets, strengths, [target.parameter for target in targets])
     return result
 
 
@@ -245,53 +249,35 @@ def _check_ties(model: nn.Module, targets: list[Target], warn: bool) -> None:
 
 
 @contextmanager
-def _restored(targets: list[Target]) -> Iterator[None]:
-    """Whatever happens inside the block, the parameters are bit for bit as before on leaving it."""
-    saved = _saved(targets)
+def _restored(targets: list[Target], *, also_if_done: bool = True) -> Iterator[list[Tensor]]:
+    """On leaving the block the parameters are bit for bit as before: always, or after an error or Ctrl-C only.
+
+    Yields copies of them as they were.
+    """
+    saved = [target.parameter.detach().clone() for target in targets]
+    done = False
     try:
-        yield
+        yield saved
+        done = not also_if_done
     finally:
-        _put_back(saved)
+        if not done:
+            with torch.no_grad():
+                for target, value in zip(targets, saved, strict=True):
+                    target.parameter.copy_(value)
+            torch.clear_autocast_cache()
 
 
-def _commit(targets: list[Target], change: Callable[[], None]) -> None:
-    """Make a change, all of it or, after an error or Ctrl-C, none."""
-    saved = _saved(targets)
-    try:
-        change()
-    except BaseException:
-        _put_back(saved)
-        raise
-
-
-def _saved(targets: list[Target]) -> list[tuple[Tensor, Tensor]]:
-    return [(target.parameter, target.parameter.detach().clone()) for target in targets]
-
-
-def _put_back(saved: list[tuple[Tensor, Tensor]]) -> None:
+def _shift(targets: list[Target], strengths: Mapping[str, float], start: list[Tensor]) -> None:
+    """Each parameter becomes its ``start`` and the change, added in the wider dtype and rounded once."""
     with torch.no_grad():
-        for parameter, value in saved:
-            parameter.copy_(value)
-    torch.clear_autocast_cache()
-
-
-def _shift(targets: list[Target], strengths: Mapping[str, float]) -> None:
-    with torch.no_grad():
-        for parameter, change, layer, which in targets:
-            wide = torch.promote_types(parameter.dtype, change.dtype)  # add in the wider dtype, round once
-            moved = parameter.to(wide) + strengths[layer.name] * change.to(parameter.device, wide)
+        for (parameter, change, layer, which), value in zip(targets, start, strict=True):
+            wide = torch.promote_types(parameter.dtype, change.dtype)
+            moved = value.to(wide) + strengths[layer.name] * change.to(parameter.device, wide)
             rounded = moved.to(parameter.dtype)
-            if not torch.isfinite(rounded).all() and torch.isfinite(parameter).all():
+            if not torch.isfinite(rounded).all() and torch.isfinite(value).all():
                 raise ValueError(
                     f"alpha: {strengths[layer.name]:g} takes the {which} of layer {layer.name!r} out of the range of"
                     f" {parameter.dtype}"
                 )
             parameter.copy_(rounded)
     torch.clear_autocast_cache()  # inside torch.autocast, casts of the weights as they were would go on acting
-
-
-def _zero(targets: list[Target]) -> None:
-    with torch.no_grad():
-        for target in targets:
-            target.parameter.zero_()
-    torch.clear_autocast_cache()

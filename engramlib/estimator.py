@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import product
 from numbers import Real
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -15,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from engramlib._fitting import Deltas, as_entry, fitting_layers, is_absorbed, kept_as, sharing_groups
+from engramlib._products import Half, Symmetric, full_precision, total
 from engramlib._progress import track
 from engramlib.engram import Engram, LayerEngram
-from engramlib.layers import Layer, check_editable, plain_key, supported_layers
-from engramlib.moments import Identity, Moments
-from engramlib.spectral import Inverse, Pivot, check_rcond, check_semidefinite, inverses
+from engramlib.layers import Layer
+from engramlib.moments import Moments
+from engramlib.spectral import Inverse, check_rcond, check_semidefinite, inverses, nothing_is_cut
 
 C = TypeVar("C", bound=Hashable)  # a concept
 Base: TypeAlias = "Mapping[str, Tensor] | nn.Module | None"
@@ -81,12 +82,13 @@ def extract(  # type: ignore[misc]
             fit; a Σ that is no sum of x xᵀ (a difference whose part was not contained); weights with NaN.
 
     Warns:
-        UserWarning: the moments were collected at other weights; they are of too few columns; the cut leaves out more
-            than a tenth of the target's response. Each says which layer, how much, and what would be enough.
+        UserWarning: the moments were collected at other weights; they are of too few columns; they are sums in
+            float32 and the cut is finer than these resolve; the cut leaves out more than a tenth of the target's
+            response. Each says which layer, how much, and what would be enough.
 
-    Cost: one factorisation (≈ 9 d³) per distinct Σ and λ, float64; further cuts are free of it, and a further λ > 0
-        where the first tells that nothing is cut (a Cholesky factorisation then, a tenth of it). Source: Eqs. 2-4
-        (λ = 1); chapters 00, 02 and 03.
+    Cost: one factorisation per distinct Σ and λ, in float64, whatever the number of cuts: where it is certain that
+        nothing is cut, two of Cholesky (≈ d³ in all), else one into eigenvectors (≈ 9 d³, and slow ones). Then
+        products, 2 d³ + out·d² or 2 out·d², whichever is less. Source: Eqs. 2-4 (λ = 1); chapters 00, 02 and 03.
 
     Example:
         >>> import torch
@@ -143,9 +145,9 @@ def extract_all(  # type: ignore[misc]
         ValueError: no concepts, or one alone (there is nothing to tell it from); otherwise as :func:`extract`, which
             also says what is warned of.
 
-    Cost: one factorisation per distinct Σ and two (out × d) by (d × d) products per concept. Another λ costs a
-        factorisation per concept, where something is cut, and a tenth of it otherwise. Source: Eqs. 6 and 7;
-        chapter 04.
+    Cost: one factorisation per distinct Σ, and the products of :func:`extract` per concept. Another λ costs a
+        factorisation per concept, fast where nothing is cut. The Σ of one layer and concept are in memory as whole
+        matrices at a time. Source: Eqs. 6 and 7; chapter 04.
 
     Example:
         >>> import torch
@@ -186,34 +188,82 @@ def _engrams(
     found: dict[Key, dict[C, dict[str, LayerEngram]]] = {
         key: {concept: {} for concept in targets} for key in sweep.keys
     }
+    norms = {name: float(layer.weight.detach().double().norm()) for name, layer in layers.items()}
     for names in track(sharing_groups(*named.values()), desc="extracting"):
-        with _naming(names[0]):
-            _check_sums({concept: m[names[0]] for concept, m in named.items()})
-            device = next(iter(named.values()))[names[0]].device
-            sums = {concept: m[names[0]].to(device).double() for concept, m in named.items()}
-            nothing = torch.zeros_like(next(iter(sums.values())))
-            matrices = {name: deltas.of(layers[name], nothing) for name in names}
-            rows, pivots = sum(layers[name].height for name in names), list[Pivot]()
+        with _naming(names[0]), full_precision():
+            stored = {concept: m.stored(names[0]) for concept, m in named.items()}
+            _check_sums(stored)
+            sweep.warn_of_rounding(names[0], named, stored)
+            nothing = torch.zeros_like(total([next(iter(stored.values()))]))
+            group = _Group({name: layers[name] for name in names}, deltas, nothing)
             weighed = balance if is_absorbed(layers[names[0]], nothing) else False
-            invert = partial(inverses, rconds=sweep.rconds, balance=weighed, pivots=pivots)
-            shared: list[Inverse] = []
-            if reference is None and sweep.worth_total(len(targets)):
-                # At λ = 1 all concepts have one inverse, which also tells of other λ whether anything will be cut.
-                shared = list(invert(sum(sums.values(), start=nothing), nothing, 1.0))
-            for concept, lam in product(targets, sweep.lams):
-                plus, each = sums[concept], iter(shared)
-                if lam != 1 or reference is not None:
-                    # Summed anew: total - plus would lose a small reference beside a large target.
-                    minus = sum((sigma for other, sigma in sums.items() if other != concept), start=nothing)
-                    each = invert(plus, minus, lam)
-                for rcond, inverse in zip(sweep.rconds, each, strict=True):
-                    # With more rows in the weights than columns, P⁺ = Σ⁺(Σ⁺ + λΣ⁻)† is made once, not for each row.
-                    projection = plus @ inverse.matrix if rows > plus.shape[-1] else None
-                    for name, delta in matrices.items():
-                        matrix = delta @ plus @ inverse.matrix if projection is None else delta @ projection
-                        found[sweep.key(lam, rcond)][concept][name] = as_entry(layers[name], plus, matrix)
-                        sweep.look(inverse, delta, plus, f"layer {name!r} of {concept!r}, λ = {lam:g}, rcond={rcond:g}")
-    return {key: {c: as_engram(layers, targets[c], f) for c, f in each.items()} for key, each in found.items()}
+            invert = partial(inverses, rconds=sweep.rconds, balance=weighed)
+            shared: list[_Inverted] = []
+            if reference is None and 1.0 in sweep.lams:  # all concepts have one inverse
+                shared = [_Inverted(each, group) for each in invert(total(stored.values()), nothing, 1.0)]
+            for concept in targets:
+                plus = total([stored[concept]])
+                for lam in sweep.lams:
+                    found_each = shared
+                    if lam != 1 or reference is not None:
+                        # Summed anew: total - plus would lose a small reference beside a large target.
+                        minus = total([sigma for other, sigma in stored.items() if other != concept])
+                        found_each = [_Inverted(each, group) for each in invert(plus, minus, lam)]
+                    for rcond, inverted in zip(sweep.rconds, found_each, strict=True):
+                        for name, matrix, lost in group.engrams(plus, inverted):
+                            found[sweep.key(lam, rcond)][concept][name] = as_entry(layers[name], plus, matrix)
+                            sweep.look(
+                                lost, inverted.inverse, f"layer {name!r} of {concept!r}, λ = {lam:g}, rcond={rcond:g}"
+                            )
+    return {
+        key: {c: Engram({name: f[name] for name in layers}, norms) for c, f in each.items()}
+        for key, each in found.items()
+    }
+
+
+class _Group:
+    """Layers that share every Σ: W⁺ = ΔW Σ⁺ (Σ⁺ + λΣ⁻)†, each product made once and in the cheaper order."""
+
+    def __init__(self, layers: dict[str, Layer], deltas: Deltas, like: Tensor) -> None:
+        self.deltas = {name: deltas.of(layer, like) for name, layer in layers.items()}
+        rows = sum(delta.shape[-2] for delta in self.deltas.values())
+        # With many rows in the weights P⁺ = Σ⁺(Σ⁺ + λΣ⁻)† is made once, not a product for each row. It is applied in
+        # the precision that W⁺ will have: rounding P⁺ there is no worse than rounding W⁺.
+        self.projects = 3 * rows > 2 * like.shape[-1]
+        if self.projects:
+            self.deltas = {name: delta.to(kept_as(layers[name])) for name, delta in self.deltas.items()}
+        self.grams: dict[str, Tensor] = {}
+
+    def engrams(self, plus: Tensor, inverted: _Inverted) -> Iterator[tuple[str, Tensor, float]]:
+        """(layer, W⁺, share of the target's response that the cut left out) for each layer."""
+        projection = plus @ inverted.inverse.matrix if self.projects else None
+        for name, delta in self.deltas.items():
+            answer = None
+            if projection is None:
+                answer = delta @ plus
+                matrix = answer @ inverted.inverse.matrix
+            else:
+                matrix = delta @ projection.to(delta.dtype)
+            share = 0.0
+            if (heard := inverted.heard.get(name)) is not None:
+                response = self.gram(name) * plus if answer is None else answer * delta
+                share = inverted.inverse.share_lost(heard, plus, float(response.sum()))
+            yield name, matrix, share
+
+    def gram(self, name: str) -> Tensor:
+        """ΔWᵀΔW: ‖ΔW X‖² = ⟨ΔWᵀΔW, Σ⟩ for each target without another product."""
+        if name not in self.grams:
+            delta = self.deltas[name].double()
+            self.grams[name] = delta.mT @ delta
+        return self.grams[name]
+
+
+class _Inverted:
+    """An inverse, and how each layer of a group acts on what its cut left out."""
+
+    def __init__(self, inverse: Inverse, group: _Group) -> None:
+        self.inverse = inverse
+        self.heard = {name: heard for name, d in group.deltas.items() if (heard := inverse.heard(d)) is not None}
 
 
 class _Sweep:
@@ -232,19 +282,15 @@ class _Sweep:
         self.keys = [self.key(lam, cut) for lam in self.lams for cut in self.rconds]
         self.lost = (0.0, "")
         self.short: list[tuple[float, str]] = []
+        self.coarse = ""
 
     def key(self, lam: float, rcond: float) -> Key:
         return (lam, rcond) if self.many_lams and self.many_rconds else rcond if self.many_rconds else lam
 
-    def worth_total(self, concepts: int) -> bool:
-        """Whether to factorise the sum over all concepts: needed, or little beside what it may spare."""
-        return 1.0 in self.lams or concepts * sum(0 < lam < math.inf for lam in self.lams) > 2
-
-    def look(self, inverse: Inverse, delta: Tensor, plus: Tensor, where: str) -> None:
+    def look(self, share: float, inverse: Inverse, where: str) -> None:
         """Keep in mind how much of the target's response the cut left out, if nothing was worse."""
-        share = inverse.share_lost(delta, plus)
-        if share > max(_LOST, self.lost[0]):
-            cut, all_ = int((inverse.lost != 0).any(-2).sum()), plus[..., 0].numel()  # type: ignore[union-attr]
+        if inverse.lost is not None and share > max(_LOST, self.lost[0]):
+            cut, all_ = int((inverse.lost != 0).any(-2).sum()), inverse.matrix[..., 0].numel()
             self.lost = (
                 share,
                 f"{where}: {cut} of {all_} directions are cut, with {min(share, 1):.0%} of the target's response",
@@ -252,7 +298,8 @@ class _Sweep:
 
     def warn_of_few(self, what: str, target: Moments, other: str, rest: list[Moments]) -> None:
         """Keep in mind where there are too few columns to know. Only counts from a pass are real."""
-        for name, sigma in target.items():
+        for name in target:
+            sigma = target.stored(name)
             if all(name in m.identity for m in (target, *rest)) and target.count[name]:
                 n, m, d = target.count[name], sum(each.count[name] for each in rest), sigma.shape[-1]
                 if m < d and max(self.lams) > 0:
@@ -264,11 +311,24 @@ class _Sweep:
                     text = f"layer {name!r}: {what} has {n} columns, which show the examples and not the concept."
                     self.short.append((n / _FEW, f"{text} At least {_FEW}, or better a hundred"))
 
+    def warn_of_rounding(self, name: str, named: Mapping[Any, Moments], stored: Mapping[Any, Symmetric]) -> None:
+        """Keep in mind where a cut is finer than what the sums resolve, and something lies in between."""
+        limits = (m.identity[name].resolved for m in named.values() if name in m.identity)
+        finest, limit = min(self.rconds), max(limits, default=0.0)
+        if finest < limit and not self.coarse and not nothing_is_cut(total(stored.values()), limit):
+            self.coarse = (
+                f"layer {name!r}: its moments were made with products or sums in float32, and eigenvalues below"
+                f" {limit:g} of the largest are rounding, but rcond={finest:g} keeps them. Take collect(...,"
+                f" exact=True), or rcond={limit:g} or more"
+            )
+
     def result(self, found: dict[Key, dict[Any, Engram]], only: str | None = None) -> Any:
         """What the caller asked for, after what there is to say."""
         if self.short:
             more = f" (and {len(self.short) - 1} more such cases)" if len(self.short) > 1 else ""
             warnings.warn(f"too little data: {min(self.short)[1]}, would do{more}", stacklevel=3)
+        if self.coarse:
+            warnings.warn(self.coarse, stacklevel=3)
         if self.lost[1]:
             hint = "a smaller rcond or inputs in similar units (standardised) keep more; for a huge λ say float('inf')"
             warnings.warn(f"{self.lost[1]}: {hint}", stacklevel=3)
@@ -291,141 +351,14 @@ def _naming(name: str) -> Iterator[None]:
         raise type(error)(f"layer {name!r}: {error}") from error
 
 
-def _check_sums(sums: Mapping[Any, Tensor]) -> None:
+def _check_sums(sums: Mapping[Any, Symmetric]) -> None:
     """Raise ``ValueError`` if one of the Σ of a layer has negative eigenvalues beyond rounding beside all of them."""
     size = torch.stack([sigma.diagonal(dim1=-2, dim2=-1).double().sum(-1).cpu() for sigma in sums.values()]).sum(0)
     for what, sigma in sums.items():
+        if isinstance(sigma, Half) and sigma.is_gram:
+            continue  # summed here, of real columns
         try:
-            check_semidefinite(sigma, size.to(sigma.device), sigma.dtype)
+            check_semidefinite(total([sigma]), size.to(sigma.device), sigma.dtype)
         except ValueError as error:
             hint = "if it is a difference, total - part, then the part was not in the total"
             raise ValueError(f"{what!r}: {error}; {hint}") from error
-
-
-def fitting_layers(model: nn.Module, moments: Mapping[str, Moments]) -> dict[str, Layer]:
-    """The layers that the moments speak of, after checking that they are layers of this model.
-
-    Warns, once, if moments were collected at other weights than the model's.
-    """
-    supported = supported_layers(model)
-    names: set[str] | None = None
-    now: dict[tuple[str, bool], Identity] = {}
-    stale: list[str] = []
-    for argument, m in moments.items():
-        if not isinstance(m, Moments):
-            raise TypeError(f"{argument}: expected Moments, got {type(m).__name__}")
-        if not m:
-            raise ValueError(f"{argument}: moments of no layer")
-        if names is not None and set(m) != names:
-            raise ValueError(
-                f"{argument}: moments of other layers; {', '.join(sorted(set(m) ^ names))} is not in all of them"
-            )
-        names = set(m)
-        for name, sigma in m.items():
-            if name not in supported:
-                raise ValueError(
-                    f"{argument}: the model has no supported layer {name!r}; are these moments of another model?"
-                )
-            layer = supported[name]
-            check_editable(layer)
-            d, groups = layer.width(absorbed=False), layer.kind.groups(layer.module)
-            widths = (d, d + 1) if layer.has_bias else (d,)
-            if sigma.shape[-1] not in widths or (sigma.shape[0] if sigma.ndim == 3 else None) != groups:
-                raise ValueError(
-                    f"{argument}: moments of layer {name!r} have shape {tuple(sigma.shape)}, but the layer reads"
-                    f" columns of height {d}; are these moments of another model?"
-                )
-            if sigma.shape != next(iter(moments.values()))[name].shape:
-                raise ValueError(
-                    f'{argument}: layer {name!r} was collected with another bias mode ("absorb" or "keep")'
-                )
-            if (known := m.identity.get(name)) is None:
-                continue
-            key = (name, is_absorbed(layer, sigma))
-            if key not in now:
-                now[key] = Identity.of(layer.module, layer.kind.reading(layer.module), key[1])
-            if reason := known.differs(now[key]):
-                raise ValueError(
-                    f"{argument}: moments of layer {name!r} are of another model's layer: {reason}, the model's"
-                )
-            if not known.same_weights(now[key]):
-                stale.append(f"{argument}: moments of layer {name!r}")
-    if stale:
-        more = f" (and {len(stale) - 1} more)" if len(stale) > 1 else ""
-        warnings.warn(
-            f"{stale[0]}{more} were collected at other weights than the model has now: another seed, or before an edit"
-            " or more training. They describe inputs that this model may not see; collect them again from it",
-            stacklevel=3,
-        )
-    return {name: layer for name, layer in supported.items() if name in (names or ())}
-
-
-def sharing_groups(*moments: Moments) -> list[list[str]]:
-    """Layer names in groups that share every Σ, so that each group is factorised once."""
-    groups: dict[tuple[int, ...], list[str]] = {}
-    for name in moments[0]:
-        groups.setdefault(tuple(id(m[name]) for m in moments), []).append(name)
-    return list(groups.values())
-
-
-class Deltas:
-    """ΔW = W − W0 as matrices, with W0 from a state dict, or zero."""
-
-    def __init__(self, base: Mapping[str, Tensor] | nn.Module | None) -> None:
-        base = base.state_dict() if isinstance(base, nn.Module) else base
-        if base is not None and not isinstance(base, Mapping):
-            raise TypeError(f"base: expected a state dict or a module, got {type(base).__name__}")
-        self.base = None if base is None else {plain_key(str(key)): value for key, value in base.items()}
-
-    def of(self, layer: Layer, sigma: Tensor) -> Tensor:
-        absorbed = is_absorbed(layer, sigma)
-        weight, bias = layer.weight, layer.bias if absorbed else None
-        matrix = layer.matrix(weight, bias)
-        if self.base is not None:
-            matrix = matrix - layer.matrix(self.get(layer, "weight"), None if bias is None else self.get(layer, "bias"))
-        if not bool(torch.isfinite(matrix).all()):
-            raise ValueError(
-                f"layer {layer.name!r}: its weight{' or that of base' * bool(self.base)} has NaN or infinite entries"
-            )
-        return matrix.to(sigma.device)
-
-    def get(self, layer: Layer, which: str) -> Tensor:
-        key, own = layer.parameter_name(which), layer.stored(which)
-        assert self.base is not None and own is not None
-        if key not in self.base and f"module.{key}" in self.base:
-            key = f"module.{key}"  # of a DataParallel
-        if key not in self.base:
-            raise ValueError(f"base: has no entry {key!r}")
-        if not isinstance(self.base[key], Tensor):
-            raise ValueError(f"base: expected a tensor at {key!r}, got {type(self.base[key]).__name__}")
-        if self.base[key].shape != own.shape:
-            raise ValueError(
-                f"base: {key!r} has shape {tuple(self.base[key].shape)}, the model's has {tuple(own.shape)}"
-            )
-        return layer.rows(self.base[key], which).to(own.device)
-
-
-def is_absorbed(layer: Layer, sigma: Tensor) -> bool:
-    """Whether Σ has the extra row of a bias in it."""
-    return sigma.shape[-1] == layer.width(absorbed=False) + 1
-
-
-def as_engram(layers: dict[str, Layer], moments: Moments, found: Mapping[str, Tensor | LayerEngram]) -> Engram:
-    """Matrices W⁺ (or entries that :func:`as_entry` made of them) as an engram, with the norms of the weights."""
-    entries: dict[str, LayerEngram] = {}
-    for name, layer in layers.items():
-        one = found[name]
-        entries[name] = one if isinstance(one, LayerEngram) else as_entry(layer, moments[name], one)
-    return Engram(entries, {name: float(layer.weight.detach().double().norm()) for name, layer in layers.items()})
-
-
-def as_entry(layer: Layer, sigma: Tensor, matrix: Tensor) -> LayerEngram:
-    """A matrix W⁺ back in the layer's own shape, on its device, at least float32."""
-    own = layer.weight
-    dtype = torch.promote_types(own.dtype, torch.float32)  # half precision would lose what arithmetic adds up
-    weight, bias = (
-        None if part is None else part.to(own.device, dtype).contiguous()
-        for part in layer.parameters(matrix, is_absorbed(layer, sigma))
-    )
-    assert weight is not None
-    return LayerEngram(weight, bias)

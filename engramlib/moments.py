@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from engramlib import _files
 from engramlib._names import match_names
+from engramlib._products import Half, Symmetric, as_tensor, entries, joined
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,19 +29,22 @@ class Identity(NamedTuple):
         absorbed: whether the columns end with the constant 1 that stands for the bias.
         stamp: 64 entries of the weight that the moments were collected at; () = unknown. Entries and not a hash of
             them, because a hash would take the same weights in half precision for others.
+        resolved: what part of the largest eigenvalue Σ still tells from zero: 0 unless products or sums were made in
+            float32 (:func:`engramlib.collect`).
     """
 
     weight: tuple[int, ...]
     reading: str
     absorbed: bool
     stamp: tuple[float, ...] = ()
+    resolved: float = 0.0
 
     @classmethod
-    def of(cls, module: nn.Module, reading: Hashable, absorbed: bool) -> Identity:
+    def of(cls, module: nn.Module, reading: Hashable, absorbed: bool, resolved: float = 0.0) -> Identity:
         """That of a layer as it is now. ``reading`` may hold ``id(module)``, which no copy of the module shares."""
         weight: Tensor = module.weight  # type: ignore[assignment]
         text = repr(reading).replace(str(id(module)), "its own")
-        return cls(tuple(weight.shape), text, absorbed, _stamp(weight.detach()))
+        return cls(tuple(weight.shape), text, absorbed, _stamp(weight.detach()), resolved)
 
     def differs(self, other: Identity) -> str | None:
         """Why statistics of the two cannot go together, or None."""
@@ -126,23 +130,32 @@ class Moments(Mapping[str, Tensor]):
             except (TypeError, ValueError, OverflowError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 raise kind(f"moments of layer {name!r}: {error}") from None
-        self._sigma = dict(sigma)
+        self._sigma: dict[str, Symmetric] = dict(sigma)
         self.count: dict[str, int] = {name: _whole(count[name]) for name in sigma}
         self.identity: dict[str, Identity] = {name: own for name, own in (identity or {}).items() if name in sigma}
 
     @classmethod
-    def _known(cls, sigma: dict[str, Tensor], count: dict[str, int], identity: Mapping[str, Identity]) -> Moments:
-        """What came of checked moments by arithmetic, which can only overflow."""
+    def _known(cls, sigma: Mapping[str, Symmetric], count: dict[str, int], identity: Mapping[str, Identity]) -> Moments:
+        """What was summed here, or came of checked moments by arithmetic, which can only overflow."""
         for name, matrix in sigma.items():
             # A NaN or an infinity in any column shows on the diagonal, so this check costs d, not d².
             if not torch.isfinite(matrix.diagonal(dim1=-2, dim2=-1)).all():
                 raise ValueError(f"moments of layer {name!r}: NaN or infinite entries")
         new = cls.__new__(cls)
-        new._sigma, new.count = sigma, {name: count[name] for name in sigma}
+        new._sigma, new.count = dict(sigma), {name: count[name] for name in sigma}
         new.identity = {name: own for name, own in identity.items() if name in sigma}
         return new
 
     def __getitem__(self, name: str) -> Float[Tensor, "*groups d d"]:
+        sigma = self.stored(name)
+        if isinstance(sigma, Half):  # once, and for all layers that share it: it stays one object
+            whole = sigma.whole()
+            self._sigma = {other: whole if same is sigma else same for other, same in self._sigma.items()}
+            return whole
+        return sigma
+
+    def stored(self, name: str) -> Symmetric:
+        """Σ of a layer as it is kept, which may be half of it: what ``moments[name]`` is made of."""
         try:
             return self._sigma[name]
         except KeyError:
@@ -161,25 +174,25 @@ class Moments(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         distinct = {id(matrix): matrix for matrix in self._sigma.values()}.values()
-        size = sum(matrix.numel() * matrix.element_size() for matrix in distinct) / 2**20
+        size = sum(entries(m).nbytes for m in distinct) / 2**20
         return f"Moments({len(self)} layers, {len(distinct)} distinct Σ, {size:.1f} MiB)"
 
-    def _combine(self, other: Moments, join: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
-        """``join`` layer by layer, once for each distinct pair of matrices, so that sharing survives."""
+    def _combine(self, other: Moments, sign: int) -> dict[str, Symmetric]:
+        """Sum or difference, layer by layer, once for each distinct pair of matrices, so that sharing survives."""
         missing = set(self) ^ set(other)
         if missing:
             raise ValueError(f"moments of different layers: {', '.join(sorted(missing))} is only in one of them")
-        done: dict[tuple[int, int], Tensor] = {}
+        done: dict[tuple[int, int], Symmetric] = {}
         for name in self:
-            mine, theirs = self[name], other[name]
+            mine, theirs = self.stored(name), other.stored(name)
             if mine.shape != theirs.shape:
                 raise ValueError(
                     f"moments of layer {name!r} differ in shape: {tuple(mine.shape)} and {tuple(theirs.shape)}"
                 )
             key = (id(mine), id(theirs))
             if key not in done:
-                done[key] = join(mine, theirs.to(mine.device))
-        return {name: done[id(self[name]), id(other[name])] for name in self}
+                done[key] = joined(mine, theirs, sign)
+        return {name: done[id(self.stored(name)), id(other.stored(name))] for name in self}
 
     def _join(self, other: Moments) -> dict[str, Identity]:
         """What the moments of both together are of: of weights that differ, unknown weights; by hand, unknown."""
@@ -189,7 +202,8 @@ class Moments(Mapping[str, Tensor]):
                 continue
             if reason := mine.differs(theirs):
                 raise ValueError(f"moments of layer {name!r} are of different models or bias modes: {reason}")
-            joint[name] = mine if mine.stamp and mine.same_weights(theirs) else mine._replace(stamp=())
+            stamp = mine.stamp if mine.same_weights(theirs) else ()
+            joint[name] = mine._replace(stamp=stamp, resolved=max(mine.resolved, theirs.resolved))
         return joint
 
     def __add__(self, other: Moments) -> Moments:
@@ -201,7 +215,7 @@ class Moments(Mapping[str, Tensor]):
             return NotImplemented
         identity = self._join(other)
         count = {name: self.count[name] + other.count.get(name, 0) for name in self}
-        return Moments._known(self._combine(other, torch.add), count, identity)
+        return Moments._known(self._combine(other, 1), count, identity)
 
     def __radd__(self, other: object) -> Moments:
         return self if isinstance(other, (int, float)) and other == 0 else NotImplemented  # sum() starts from 0
@@ -215,18 +229,20 @@ class Moments(Mapping[str, Tensor]):
         """
         if not isinstance(part, Moments):
             return NotImplemented
-        identity, rest = self._join(part), self._combine(part, torch.sub)
+        identity, rest = self._join(part), self._combine(part, -1)
         count = {name: self.count[name] - part.count[name] for name in self}
         for name in self:
             variance = rest[name].diagonal(dim1=-2, dim2=-1)
-            tolerance = 1e-6 * self[name].diagonal(dim1=-2, dim2=-1).amax()
+            tolerance = 1e-6 * self.stored(name).diagonal(dim1=-2, dim2=-1).amax()
             something = count[name] == 0 and (variance > tolerance).any()
             if count[name] < 0 or something or (variance < -tolerance).any():
                 raise ValueError(f"moments of layer {name!r}: the part to subtract is not contained in the total")
-        empty = {id(rest[name]): torch.zeros_like(rest[name]) for name in self if count[name] == 0}  # not rounding
+        empty = {id(rest[name]): rest[name].clone() for name in self if count[name] == 0}
+        for nothing in empty.values():  # not rounding
+            entries(nothing).zero_()
         return Moments._known({name: empty.get(id(rest[name]), rest[name]) for name in self}, count, identity)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Moments:
+    def _map(self, change: Callable[[Symmetric], Symmetric]) -> Moments:
         done = {id(matrix): change(matrix) for matrix in self._sigma.values()}
         return Moments._known(
             {name: done[id(matrix)] for name, matrix in self._sigma.items()}, self.count, self.identity
@@ -239,14 +255,14 @@ class Moments(Mapping[str, Tensor]):
     def select(self, layers: str | list[str]) -> Moments:
         """Only some layers: name suffixes, or one regular expression. Raises ``ValueError`` if nothing matches."""
         names = match_names(list(self), layers)
-        return Moments._known({name: self[name] for name in names}, self.count, self.identity)
+        return Moments._known({name: self.stored(name) for name in names}, self.count, self.identity)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to ``path`` (safetensors); shared matrices are written once."""
         slots = {
             id(matrix): str(number) for number, matrix in enumerate({id(m): m for m in self._sigma.values()}.values())
         }
-        tensors = {slots[id(matrix)]: matrix for matrix in self._sigma.values()}
+        tensors = {slots[id(matrix)]: as_tensor(matrix) for matrix in self._sigma.values()}
         header = {
             "layers": {name: [slots[id(matrix)], self.count[name]] for name, matrix in self._sigma.items()},
             "identity": {name: own._asdict() for name, own in self.identity.items()},
@@ -275,9 +291,16 @@ class Moments(Mapping[str, Tensor]):
 
 def _read(own: dict[str, Any]) -> Identity:
     """An identity from a file's header."""
-    found = Identity(tuple(own["weight"]), own["reading"], own["absorbed"], tuple(own["stamp"]))
+    resolved = own.get("resolved", 0.0)  # files of before it was kept were all exact
+    found = Identity(tuple(own["weight"]), own["reading"], own["absorbed"], tuple(own["stamp"]), resolved)
     fits = isinstance(found.reading, str) and isinstance(found.absorbed, bool) and len(found.stamp) <= _SAMPLES
-    fits = fits and all(type(n) is int for n in found.weight) and all(isinstance(v, float) for v in found.stamp)
+    fits = (
+        fits
+        and isinstance(resolved, float)
+        and 0 <= resolved < 1
+        and all(type(n) is int for n in found.weight)
+        and all(isinstance(v, float) for v in found.stamp)
+    )
     if not fits:
         raise ValueError("an identity of the wrong types")
     return found

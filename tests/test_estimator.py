@@ -180,14 +180,14 @@ def test_one_factorisation_per_distinct_sigma(monkeypatch: pytest.MonkeyPatch) -
     calls = []
     eigh = torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda s: calls.append(s.shape) or eigh(s))
-    x = {c: torch.randn(9, 4).double() for c in range(5)}
+    x = {c: torch.randn(1, 4).double().expand(9, 4) for c in range(3)}  # so that one direction is cut
     parts = {}
     for c, columns in x.items():
         sigma = columns.T @ columns
         parts[c] = el.Moments({"q": sigma, "k": sigma, "o": 2 * sigma}, dict.fromkeys("qko", 9))
     model = nn.ModuleDict({name: layer_with(3, 4) for name in "qko"})
     el.extract_all(model, parts)
-    assert len(calls) == 2  # five concepts, three layers, two distinct Σ
+    assert len(calls) == 2  # three concepts, three layers, two distinct Σ
     calls.clear()
     el.extract(model, parts[0], parts[1], specificity=3)
     assert len(calls) == 2
@@ -401,13 +401,17 @@ def test_what_a_sweep_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1  # one factorisation, three cuts
     calls.clear()
     el.extract(layer, *map(moments, full), specificity=[1, 3, 10, 0.3])
-    assert len(calls) == 1  # nothing is cut
+    assert not calls  # nothing is cut: certified
     calls.clear()
     el.extract(layer, *map(moments, thin), specificity=[1, 3, 10])
     assert len(calls) == 3  # at every λ other noise is cut
     calls.clear()
-    el.extract_all(layer, {c: moments(torch.randn(30, 4).double()) for c in range(6)}, specificity=3)
+    concepts = {c: moments(torch.randn(1, 4).double()) for c in range(3)}
+    el.extract_all(layer, concepts)
     assert len(calls) == 1  # the sum over all concepts
+    calls.clear()
+    el.extract_all(layer, concepts, specificity=3)
+    assert len(calls) == 3
 
 
 # ---------------------------------------------------------------------- warnings, and moments that do not belong

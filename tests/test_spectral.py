@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engramlib.spectral import Pivot, Spectrum, check_semidefinite, inverses, units_of
+from engramlib import spectral
+from engramlib.spectral import Spectrum, check_semidefinite, inverses, nothing_is_cut, units_of
 
 
 def sum_of(n: int, d: int, scale: float = 1.0) -> Tensor:
@@ -109,29 +110,50 @@ def test_the_constant_is_as_long_as_a_typical_input() -> None:
     assert torch.allclose(units_of(groups)[0], units) and torch.equal(units_of(groups)[1], torch.ones(7).double())
 
 
-@pytest.mark.parametrize("lam", [0.1, 3.0, 100.0])
-def test_a_pivot_never_promises_too_much(lam: float) -> None:
-    """Where it says that nothing is cut, the eigenvalues say so too; and it does say so where all is well."""
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("rcond", [0.0, 1e-10, 1e-6, 1e-2])
+def test_a_certificate_never_promises_too_much(rcond: float, groups: bool) -> None:
+    """Where it says that nothing is cut, the eigenvalues say so too; and it does say so where they are far above."""
     said = 0
     for seed in range(200):
         torch.manual_seed(seed)
-        d = int(torch.randint(2, 6, ()))
-        tilt = torch.diag(10.0 ** (2 * torch.randn(d))).double()
-        plus, minus = (tilt @ sum_of(2 * d, d) @ tilt for _ in range(2))
-        start, pivots, rcond = 1.0, list[Pivot](), 1e-6
-        list(inverses(plus, minus, start, [rcond], balance=True, pivots=pivots))
-        sigma = plus + lam * minus
-        units = units_of(sigma)
-        values = torch.linalg.eigvalsh(sigma * units[:, None] * units)
-        if pivots[0].nothing_is_cut(lam, units[-1], rcond):
+        d = int(torch.randint(2, 40, ()))
+        turns = torch.linalg.qr(torch.randn(2, d, d).double())[0]
+        values = 10.0 ** -(14 * torch.rand(()).double() * torch.rand(2, d).double())  # down to 1e-14
+        sigma = (turns * values.unsqueeze(-2)) @ turns.mT
+        sigma = (sigma + sigma.mT) / 2 if groups else (sigma + sigma.mT)[0] / 2
+        found = torch.linalg.eigvalsh(sigma)
+        if nothing_is_cut(sigma, rcond):
             said += 1
-            assert values[0] > rcond * values[-1]
-            (short,) = inverses(plus, minus, lam, [rcond], balance=True, pivots=pivots)
-            (long,) = inverses(plus, minus, lam, [rcond], balance=True, pivots=[])
-            assert len(pivots) == 1 and torch.allclose(
-                short.matrix, long.matrix, rtol=1e-6, atol=1e-9 * float(long.matrix.abs().max())
-            )
-    assert said > 5
+            assert bool((found[..., 0] > rcond * found[..., -1]).all())
+        else:  # the Frobenius norm is at most √d times the largest eigenvalue
+            assert bool((found[..., 0] <= 1.1 * d**0.5 * max(rcond, 1e-10) * found[..., -1]).any())
+    assert 20 < said < 200
+
+
+@pytest.mark.parametrize("balance", [True, None])
+@pytest.mark.parametrize("lam", [0.0, 0.1, 1.0, 100.0])
+@pytest.mark.parametrize("groups", [False, True])
+def test_with_a_certificate_and_without_it(
+    lam: float, groups: bool, balance: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Cholesky factorisation gives what the eigenvalues give, down to the cut."""
+    certified = 0
+    for seed in range(30):
+        torch.manual_seed(seed)
+        d = int(torch.randint(2, 30, ()))
+        tilt = torch.diag_embed(10.0 ** (3 * torch.rand(2, d) - 3)).double()
+        x, y = (torch.randn(2, 3 * d, d).double() @ tilt for _ in range(2))
+        plus, minus = ((z.mT @ z if groups else (z.mT @ z)[0]) for z in (x, y))
+        (short,) = inverses(plus, minus, lam, [1e-7], balance=balance)
+        with monkeypatch.context() as patch:
+            patch.setattr(spectral, "nothing_is_cut", lambda *_: False)
+            (long,) = inverses(plus, minus, lam, [1e-7], balance=balance)
+        certified += nothing_is_cut(plus + lam * minus, 1e-7)
+        scale = float(long.matrix.abs().max())
+        assert torch.allclose(short.matrix, long.matrix, rtol=1e-6, atol=1e-8 * scale)
+        assert (short.lost is None) == (long.lost is None)
+    assert certified > 20
 
 
 @pytest.mark.parametrize("groups", [False, True])
@@ -145,14 +167,15 @@ def test_the_share_that_is_lost(rcond: float, groups: bool) -> None:
 
     x, y, delta = data(20), data(30), torch.randn(*([2] if groups else []), 3, 5).double()
     plus, minus = x.mT @ x, y.mT @ y
-    (inverse,) = inverses(plus, minus, 2.0, [rcond], balance=True, pivots=[])
+    (inverse,) = inverses(plus, minus, 2.0, [rcond], balance=True)
     units = units_of(plus + 2 * minus)
     work = units.unsqueeze(-1) * (plus + 2 * minus) * units.unsqueeze(-2)
     values, vectors = torch.linalg.eigh(work)
     cut = vectors * (values <= rcond * values[..., -1:]).unsqueeze(-2)
     gone = (delta / units.unsqueeze(-2)) @ cut @ cut.mT @ (x * units.unsqueeze(-2)).mT
     expected = float(gone.square().sum() / (delta @ x.mT).square().sum())
-    share = inverse.share_lost(delta, plus)
+    heard = inverse.heard(delta)
+    share = 0.0 if heard is None else inverse.share_lost(heard, plus, float((delta @ plus * delta).sum()))
     assert share >= expected - 1e-12
     assert share == pytest.approx(expected) if share > 0.1 else expected <= 0.1
     assert expected > 0 or inverse.lost is None

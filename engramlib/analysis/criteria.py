@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from engramlib._examples import Examples
+from engramlib._fitting import Deltas, fitting_layers, is_absorbed
 from engramlib.analysis._passes import batches_of, watching
 from engramlib.edit import edited
 from engramlib.engram import Engram, LayerEngram
-from engramlib.estimator import Deltas, fitting_layers, is_absorbed
 from engramlib.layers import Layer, supported_layers
 from engramlib.moments import Moments
 from engramlib.running import Batch, Forward, Selector, device_of, labels_of

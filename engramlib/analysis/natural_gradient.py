@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from engramlib._fitting import Deltas, as_engram, fitting_layers, is_absorbed
 from engramlib.analysis.criteria import layers_of
 from engramlib.engram import Engram, LayerEngram
-from engramlib.estimator import Deltas, as_engram, fitting_layers, is_absorbed
 from engramlib.moments import Moments
 from engramlib.spectral import Spectrum, check_rcond, scaled, units_of
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from engramlib._fitting import Deltas, as_engram, fitting_layers, is_absorbed, sharing_groups
 from engramlib._progress import track
 from engramlib.analysis.cuts import Cut, check_square, or_default
 from engramlib.engram import Engram
-from engramlib.estimator import Deltas, as_engram, fitting_layers, is_absorbed, sharing_groups
 from engramlib.moments import Moments
 from engramlib.spectral import scaled, units_of
 

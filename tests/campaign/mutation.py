@@ -29,12 +29,13 @@ LIMIT = 240  # seconds; a mutant that runs for ever is noticed, too
 # Each module of the method's core, and the tests that are about it.
 TESTS = {
     "moments": ["test_moments.py", "test_files.py"],
-    "_products": ["test_collecting.py", "test_running.py"],
+    "_products": ["test_products.py", "test_collecting.py", "test_running.py"],
     "_patches": ["test_layers.py"],
     "_recorder": ["test_collecting.py", "test_running.py", "test_examples.py"],
     "collecting": ["test_collecting.py", "test_running.py", "test_bad_inputs.py"],
     "spectral": ["test_spectral.py", "test_estimator.py"],
     "estimator": ["test_estimator.py"],
+    "_fitting": ["test_estimator.py"],
     "engram": ["test_engram.py", "test_files.py"],
     "edit": ["test_edit.py", "test_copies.py"],
 }

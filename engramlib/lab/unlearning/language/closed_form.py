@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import engramlib as el
 from engramlib import language
-from engramlib.estimator import Deltas, as_engram, fitting_layers, sharing_groups
+from engramlib._fitting import Deltas, as_engram, fitting_layers, sharing_groups
 from engramlib.lab.unlearning.language.answers import check_idk
 from engramlib.lab.unlearning.language.descent import Turn, answer_nll, descend
 from engramlib.lab.unlearning.language.engrams import LAYERS, edited
