@@ -123,9 +123,6 @@ class Recorder:
         self.finite: list[tuple[str, Tensor]] = []  # did each layer read finite numbers in this pass?
         self.fresh: list[tuple[_Arrival, _Sum]] = []  # first readings in this pass, where another layer may join
 
-    def begin(self, labels: Tensor | None) -> None:
-        self.labels = labels
-
     def hook(self, layer: Layer) -> Callable[..., None]:
         absorbed = self.absorb and layer.has_bias
         reading = (layer.kind.reading(layer.module), absorbed)

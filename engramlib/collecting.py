@@ -164,7 +164,7 @@ def _run(
         total = length(batches)
         for batch in track(batches, desc="collecting moments", total=total):
             batch = to_device(batch, device)
-            recorder.begin(labels_of(batch, rows, concepts, device))
+            recorder.labels = labels_of(batch, rows, concepts, device)
             found.begin(batch)
             run_model(model, batch, forward)
             with full_precision():

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from numbers import Real
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -226,6 +226,7 @@ class _Group:
 
     def __init__(self, layers: dict[str, Layer], deltas: Deltas, like: Tensor) -> None:
         self.deltas = {name: deltas.of(layer, like) for name, layer in layers.items()}
+        self.dtype = reduce(torch.promote_types, map(kept_as, layers.values()))
         rows = sum(delta.shape[-2] for delta in self.deltas.values())
         # With many rows in the weights P⁺ = Σ⁺(Σ⁺ + λΣ⁻)† is made once, not a product for each row. It is applied in
         # the precision that W⁺ will have: rounding P⁺ there is no worse than rounding W⁺.
@@ -236,18 +237,16 @@ class _Group:
 
     def engrams(self, plus: Tensor, inverted: _Inverted) -> Iterator[tuple[str, Tensor, float]]:
         """(layer, W⁺, share of the target's response that the cut left out) for each layer."""
-        projection = plus @ inverted.inverse.matrix if self.projects else None
+        sigma = plus.to(inverted.matrix)
+        projection = sigma @ inverted.matrix if self.projects else None
         for name, delta in self.deltas.items():
-            answer = None
             if projection is None:
-                answer = delta @ plus
-                matrix = answer @ inverted.inverse.matrix
+                matrix = delta.to(sigma) @ sigma @ inverted.matrix
             else:
                 matrix = delta @ projection.to(delta.dtype)
             share = 0.0
             if (heard := inverted.heard.get(name)) is not None:
-                response = self.gram(name) * plus if answer is None else answer * delta
-                share = inverted.inverse.share_lost(heard, plus, float(response.sum()))
+                share = inverted.inverse.share_lost(heard, plus, float((self.gram(name) * plus).sum()))
             yield name, matrix, share
 
     def gram(self, name: str) -> Tensor:
@@ -263,6 +262,7 @@ class _Inverted:
 
     def __init__(self, inverse: Inverse, group: _Group) -> None:
         self.inverse = inverse
+        self.matrix = inverse.matrix.to(group.dtype if inverse.is_easy else torch.float64)
         self.heard = {name: heard for name, d in group.deltas.items() if (heard := inverse.heard(d)) is not None}
 
 

@@ -141,12 +141,14 @@ class Inverse(NamedTuple):
         lost: orthonormal directions below the cut, in working coordinates: (d, k), or (groups, d, d) with zeros for
             those that are kept; None = nothing was cut, or the cut is what was asked for (λ = ∞).
         values: their eigenvalues.
+        is_easy: whether products with ``matrix`` may be made in float32 (:func:`is_easy`).
     """
 
     matrix: Tensor
     units: Tensor | None = None
     lost: Tensor | None = None
     values: Tensor | None = None
+    is_easy: bool = False
 
     def heard(self, delta: Tensor) -> Tensor | None:
         """ΔW D⁻¹V: how ΔW acts on what was lost, (..., out, k); None = nothing was."""
@@ -185,6 +187,16 @@ def nothing_is_cut(sigma: Float[Tensor, "*groups d d"], rcond: float) -> bool:
     return not bool(torch.linalg.cholesky_ex(lifted).info.any())
 
 
+def is_easy(sigma: Float[Tensor, "*groups d d"]) -> bool:
+    """Whether products with Σ⁻¹ may be made in float32: what they round is a few 1e-5 of the result then.
+
+    Certain where the eigenvalues of D⁻½ΣD⁻½, D its diagonal, are above 1e-5 of the largest: the rounding of a product
+    knows no units, so those of the inputs do not count.
+    """
+    sizes = sigma.diagonal(dim1=-2, dim2=-1).sqrt()
+    return nothing_is_cut(sigma / sizes.unsqueeze(-1) / sizes.unsqueeze(-2), 1e-5)
+
+
 def inverses(
     plus: Tensor, minus: Tensor, lam: float, rconds: Sequence[float], *, balance: bool | None
 ) -> Iterator[Inverse]:
@@ -206,7 +218,8 @@ def inverses(
     units = units_of(sigma, balance)
     work = scaled(sigma, units)
     if nothing_is_cut(work, max(rconds)):
-        whole = Inverse(scaled(torch.cholesky_inverse(torch.linalg.cholesky(work)), units), units)
+        matrix = scaled(torch.cholesky_inverse(torch.linalg.cholesky(work)), units)
+        whole = Inverse(matrix, units, is_easy=is_easy(work))
         yield from (whole for _ in rconds)
         return
     spectrum = Spectrum(work, rconds[0])
