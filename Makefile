@@ -24,6 +24,7 @@ help: ## show this list
 	@echo "  PYTHON=python3.12 make ...        use another Python"
 	@echo "  ENGRAM_DATA=/my/data make ...     where MNIST lies (else downloaded when a chapter needs it)"
 	@echo "  make test PYTEST='-k moments'     pass options to pytest"
+	@echo "  make bench PARTS='conv growth'    some parts; BENCH=--quick: small models, to see that it runs"
 
 book: $(STAMP) ## run the chapters, build the book into _build/html
 	@$(BIN)/python book/build.py
@@ -48,7 +49,7 @@ mutation: $(STAMP) ## do the tests notice a changed line? 40 mutants of each mod
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input "cosmic-ray>=8.3"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign.mutation
 
-bench: $(STAMP) ## what each step costs, about 25 minutes: make bench PARTS="conv growth" runs some parts; writes a page of the book
+bench: $(STAMP) ## what each step costs, about 25 minutes on an idle machine; writes a page of the book
 	@test -d _build/peer/engram || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
 	  --no-deps --target _build/peer ai-engram==0.11 || echo "The authors' package could not be installed: no comparison."
 	@PYTHONPATH=_build/peer $(BIN)/python -m tests.benchmarks $(PARTS) $(BENCH)

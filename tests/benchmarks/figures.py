@@ -9,7 +9,8 @@ CAPTIONS = {
     "growth": "Median seconds of each step at each size, on logarithmic scales. A straight line is a power law, and its"
     " slope the exponent of the table.",
 }
-SHOWN = {"collect": "collect", "extract": "extract", "edit and undo": "edit and undo"}
+SHOWN = ("collect", "extract", "edit and undo")
+MARKS = {"forward": "^", "collect": "o", "extract": "s", "edit and undo": "D"}
 
 
 def drawn(record: dict[str, Any]) -> dict[str, str]:
@@ -52,8 +53,7 @@ def costs(record: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def _cost_alt(record: dict[str, Any]) -> str:
     spans = [
-        f"{SHOWN[step]} {min(values.values()):.2g} to {max(values.values()):.2g}"
-        for step, values in costs(record).items()
+        f"{step} {min(values.values()):.2g} to {max(values.values()):.2g}" for step, values in costs(record).items()
     ]
     return f"Times a forward pass, over the models: {', '.join(spans)}." if spans else ""
 
@@ -64,10 +64,12 @@ def _cost(record: dict[str, Any]) -> Any:
     found = costs(record)
     models = list(dict.fromkeys(title for values in found.values() for title in values))
     figure, axes = plt.subplots(figsize=(4.8, 0.6 + 0.32 * len(models)))
-    for marker, (step, values) in zip("osD", found.items(), strict=False):
-        axes.plot(values.values(), [models.index(m) for m in values], marker, label=SHOWN[step], markersize=6)
+    for step, values in found.items():
+        places = [models.index(title) for title in values]
+        axes.plot(values.values(), places, MARKS[step], color=_colour(step), label=step, markersize=6)
     axes.axvline(1, linewidth=1, color="black", alpha=0.5)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_plain)
     axes.set_yticks(range(len(models)), [title.split(",")[0].split(" (")[0] for title in models])
     axes.invert_yaxis()
     axes.set_xlabel("times a forward pass")
@@ -99,10 +101,11 @@ def _growth(record: dict[str, Any]) -> Any:
     rows = (len(found) + 1) // 2
     figure, panels = plt.subplots(rows, 2, figsize=(4.8, 0.5 + 2.0 * rows), squeeze=False, sharey=True)
     for axes, part in zip(panels.flat, found, strict=False):
-        for marker, (step, fit) in zip("^os", part["steps"].items(), strict=True):
-            axes.plot(part["sizes"], fit["seconds"], f"{marker}-", label=step, markersize=4.5)
+        for step, fit in part["steps"].items():
+            axes.plot(part["sizes"], fit["seconds"], f"{MARKS[step]}-", color=_colour(step), label=step, markersize=4.5)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_plain)
         sizes = part["sizes"]
         axes.xaxis.set_major_locator(FixedLocator([sizes[0], sizes[len(sizes) // 2], sizes[-1]]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -116,3 +119,14 @@ def _growth(record: dict[str, Any]) -> Any:
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
+
+
+def _colour(step: str) -> str:
+    """One colour for a step in both pictures; the forward pass, to which they are compared, in the page's ink."""
+    from engramlib.lab.plots import COLOURS, INK
+
+    return INK if step == "forward" else COLOURS[SHOWN.index(step)]
+
+
+def _plain(value: float, _: object) -> str:
+    return f"{value:,g}"

@@ -43,7 +43,7 @@ def axes(quick: bool) -> dict[str, tuple[list[int], Callable[[int], Case]]]:
             "concepts": ([2, 8, 32], lambda n: block(64, 1, concepts=n)),
         }
     return {
-        "width": ([256, 384, 512, 768, 1024], lambda n: block(n, 1)),
+        "width": ([256, 384, 512, 640, 768], lambda n: block(n, 1)),
         "tokens": ([1024, 2048, 4096, 8192], lambda n: block(256, 2, n // 16)),
         "layers": ([1, 2, 4, 8], lambda n: block(256, n)),
         "concepts": ([2, 5, 10, 20, 50, 100], lambda n: block(256, 1, concepts=n)),

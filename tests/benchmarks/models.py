@@ -50,8 +50,8 @@ class Case:
 def cases(quick: bool = False) -> dict[str, Case]:
     """Every model, or small ones of the same families with few data."""
     full = {
-        "mlp": Case("MLP 784-512-512-10", lambda: models.mlp([784, 512, 512, 10]), "vectors", 28, 4096, 1024, 4, peer=LINEAR),
-        "thin": Case("ResNet-20 (16, 32, 64 channels)", lambda: models.resnet((16, 32, 64), 3), "images", 32, 200, 100, 1),
+        "mlp": Case("MLP 784-512-512-10", lambda: models.mlp([784, 512, 512, 10]), "vectors", 28, 4096, 1024, 4, few=LINEAR[1:], peer=LINEAR),
+        "thin": Case("ResNet-20 (16, 32, 64 channels)", lambda: models.resnet((16, 32, 64), 3), "images", 32, 200, 100, 1, few=f"layer[12]{CONV}"),
         "resnet18": Case(
             "ResNet-18, images 32 × 32", lambda: models.resnet18(), "images", 32, 64, 64, 1,
             layers=rf"conv1|layer[123]{CONV}|fc", extracted=f"layer[12]{CONV}", few=f"layer1{CONV}", concepts=(1, 10),
@@ -59,7 +59,7 @@ def cases(quick: bool = False) -> dict[str, Case]:
         ),
         "vit": Case(
             "ViT, width 384, 6 blocks", lambda: models.vit(image_size=32, dim=384, depth=6, heads=6, mlp_dim=1536),
-            "images", 32, 64, 32, 1, extracted=f".*layer_[01]{TOKENS}", few=f".*layer_0{TOKENS}",
+            "images", 32, 32, 16, 1, extracted=f".*layer_[01]{TOKENS}", few=r".*layer_0\.(self_attention\..*|mlp\.0)",
             peer=["mlp.0", "mlp.3"], concepts=(1, 10), note="the authors' package reaches its MLPs only; extracted: 2 blocks",
         ),
         "llama": Case(
@@ -82,7 +82,7 @@ def cases(quick: bool = False) -> dict[str, Case]:
         return full
     smaller: dict[str, dict[str, Any]] = {
         "mlp": {
-            "title": "MLP 196-64-10", "build": lambda: models.mlp([196, 64, 10]), "peer": LINEAR[:2], "size": 14,
+            "title": "MLP 196-64-10", "build": lambda: models.mlp([196, 64, 10]), "peer": LINEAR[:2], "few": None, "size": 14,
             "examples": 1024, "batch": 256,
         },
         "thin": {"title": "ResNet-8 (8, 16 channels)", "build": lambda: models.resnet((8, 16), 1), "examples": 100},

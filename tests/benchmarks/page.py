@@ -154,8 +154,8 @@ def _concepts(parts: Parts) -> list[str]:
     threads, models = next(iter(steps.items()))
     return [
         "## What do ten concepts cost, or a hundred?",
-        "Each example is multiplied once, whatever the number of concepts, and at λ = 1 all of them share one inverse. The"
-        " larger models are measured at few layers here, because a hundred engrams of all of them would not fit into memory."
+        "Each example is multiplied once, whatever the number of concepts, and at λ = 1 all of them share one inverse."
+        " Measured at a few layers of each model, because a hundred engrams of all of them would not fit into memory."
         f" Ratios of times, {_threads(threads)}:",
         _table(
             ["Model", *(title for title, *_ in pairs)],
@@ -274,7 +274,7 @@ def _memory(parts: Parts) -> list[str]:
         "## How much memory?",
         "The most that a step had at any moment above what was there before it, in MB, in a process of its own on one thread;"
         " in brackets what of that is the result. *Collect* and *forget* contain a forward pass. Σ is float64 here, and"
-        " float32 in the authors' package. Ten concepts are of the few layers named above.",
+        " float32 in the authors' package. Ten concepts are of a few layers, as above.",
         _table(["Model", *columns.values()], lines),
     ]
 
