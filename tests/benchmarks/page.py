@@ -179,7 +179,7 @@ def _beside(parts: Parts) -> list[str]:
         "The same model, batches and layers, the same cut (its `condition_cap=1e6` is our `rcond=1e-6`), no convolutions,"
         " which it does not reach. How many times as long it takes as ours: above 1 ours is faster. Its sums are float32, ours"
         " float64 unless it says otherwise; its ten concepts are ten passes and ten extractions, because it has no call"
-        f" for several. Both answers are compared in the same run; † marks those that differ by more than {TOLERANCE:.0%}.",
+        f" for several; *edit in place* is an edit and its reverse. Both answers are compared in the same run; † marks those that differ by more than {TOLERANCE:.0%}.",
     ]
     for threads, models in steps.items():
         lines = []
