@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import figures
-from tests.benchmarks.steps import TOLERANCE
+from tests.benchmarks.steps import ALPHAS, MEASURED, TOLERANCE
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 PAGE = BOOK / "how-fast.md"
@@ -118,7 +118,7 @@ def _passes(record: dict[str, Any], parts: Parts) -> list[str]:
         "## What does it cost beside a forward pass?",
         "A forward pass over the same batches is 1. *Collect* includes that pass. *Extract* has no data in it: it is one"
         " engram of the layers named below. *Edit and undo* is `el.edited` with nothing inside; *sweep* is 20 strengths, each"
-        " measured on 8 examples, beside the 20 forward passes alone; *forget* is `el.forget`, from texts to the edited copy.",
+        f" measured on {MEASURED} examples, beside the {len(ALPHAS)} forward passes alone; *forget* is `el.forget`, from texts to the edited copy.",
         _picture(record, "cost"),
     ]
     for threads, models in steps.items():
@@ -229,12 +229,14 @@ def _convolutions(parts: Parts) -> list[str]:
             + [f"{shape['gap']:.0e}"]
         )
     slower = sum(r["speed-up"]["ratio"] < 1 for part in timed.values() for r in part)
-    said = f" Slower than that in {slower} of {sum(map(len, timed.values()))} measurements." if slower else ""
+    said = (
+        f" It is slower than unfolding in {slower} of {sum(map(len, timed.values()))} measurements." if slower else ""
+    )
     return [
         "## And for convolutions?",
         "A convolution reads patches. The straightforward way unfolds them in float64 and multiplies; `el.collect` does it"
-        " with fewer products where it can, and otherwise multiplies half. How many times as long unfolding takes, the peak"
-        f" memory of both, and how far the two Σ are apart (relative):{said}",
+        f" with fewer products where it can, and otherwise multiplies half.{said} How many times as long unfolding takes, the peak"
+        " memory of both, and how far the two Σ are apart (relative):",
         _table(
             [
                 "Channels",
@@ -285,7 +287,7 @@ def _growth(record: dict[str, Any], parts: Parts) -> list[str]:
         return []
     lines = []
     for part in axes:
-        exponents = [f"{f['exponent']:.2f} ± {f['error']:.2f}" for f in part["steps"].values()]
+        exponents = [f"{f['exponent']:.2f} ± {f['error']:.2f}".replace("-", "−") for f in part["steps"].values()]
         lines.append([part["axis"], f"{part['sizes'][0]:,} to {part['sizes'][-1]:,}", *exponents])
     return [
         "## How does it grow?",
@@ -312,23 +314,23 @@ def _limit(parts: Parts) -> list[str]:
             values = sorted(part["rates"][name] / 1e9 for part in models)
             low, high = _number(values[0]), _number(values[-1])
             ranges.append(low if low == high else f"{low} to {high}")
-        rates.append([_threads(threads), *ranges])
+        rates.append([threads, *ranges])
         for part in models:
             shares = {r["step"]: f"{r['share']:.0%}" + ("ᵐ" if r["bound"] == "memory" else "") for r in part["rows"]}
-            lines.append([part["title"], _threads(threads), *shares.values()])
+            lines.append([part["title"], threads, *shares.values()])
     names = [r["step"].capitalize() for r in part["rows"]]
     return [
         "## How far from the machine's limit?",
         "No program is faster than its arithmetic at the machine's rate, or its bytes at the machine's bandwidth, whichever"
         " takes longer. The rates are those of large products and of a large copy, measured in the same rounds (over the"
         " models, from the lowest to the highest):",
-        _table(["", "float32, Gflop/s", "float64, Gflop/s", "bfloat16, Gflop/s", "Copy, GB/s"], rates),
+        _table(["Threads", "float32, Gflop/s", "float64, Gflop/s", "bfloat16, Gflop/s", "Copy, GB/s"], rates),
         "How much of that limit each step reaches; ᵐ where memory is the limit. Counted is the cheapest way we know: for"
         " *collect* the forward pass and half of XXᵀ in float64; for *extract* a Cholesky factorisation (d³/3) where nothing"
         " is cut and an eigendecomposition (9 d³) where something is, with the products of both; for an edit two reads and a"
         " write for each weight. Checks, conversions and small products are not counted, so they show as distance. The"
         " formulas are in `tests/benchmarks/roofline.py`; those of forward passes are counted by torch.",
-        _table(["Model", "", *names], lines),
+        _table(["Model", "Threads", *names], lines),
     ]
 
 
