@@ -25,7 +25,7 @@ from tests.benchmarks.peak import peak
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = json.loads((ROOT / "data" / "benchmarks.json").read_text(encoding="utf-8"))
 SMALL = models.Case(
-    "", lambda: models.llama(64, 2, 2, 2, 176), "texts", 16, 128, 128, 1, models.LLAMA, concepts=(1, 10)
+    "", lambda: models.llama(64, 2, 2, 2, 176), "texts", 16, 128, 128, 1, models.LLAMA, peer=models.LLAMA
 )
 
 
