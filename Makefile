@@ -14,7 +14,7 @@ PYTHON_OLDEST ?= python3.10
 PYTHON_NEWEST ?= python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check test-oldest test-newest serve clean repoint install assignments site-test campaign mutation
+.PHONY: help book test check test-oldest test-newest serve clean repoint install assignments site-test campaign mutation bench
 
 help: ## show this list
 	@echo "AI engrams: the book and engramlib. Needs python3 >= 3.10 and make, nothing else."
@@ -24,6 +24,7 @@ help: ## show this list
 	@echo "  PYTHON=python3.12 make ...        use another Python"
 	@echo "  ENGRAM_DATA=/my/data make ...     where MNIST lies (else downloaded when a chapter needs it)"
 	@echo "  make test PYTEST='-k moments'     pass options to pytest"
+	@echo "  make bench PARTS='conv growth'    some parts; BENCH=--quick: small models, to see that it runs"
 
 book: $(STAMP) ## run the chapters, build the book into _build/html
 	@$(BIN)/python book/build.py
@@ -47,6 +48,11 @@ campaign: $(STAMP) ## the slow proofs, about 10 minutes: damaged files, kills, f
 mutation: $(STAMP) ## do the tests notice a changed line? 40 mutants of each module, about an hour
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input "cosmic-ray>=8.3"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign.mutation
+
+bench: $(STAMP) ## what each step costs, about 25 minutes on an idle machine; writes a page of the book
+	@test -d _build/peer/engram || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+	  --no-deps --target _build/peer ai-engram==0.11 || echo "The authors' package could not be installed: no comparison."
+	@PYTHONPATH=_build/peer $(BIN)/python -m tests.benchmarks $(PARTS) $(BENCH)
 
 site-test: $(STAMP) ## the built book in a real browser, about 5 minutes (needs chromium; says so if there is none)
 	@$(BIN)/python book/browser.py
