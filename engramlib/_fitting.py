@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from engramlib._products import Symmetric
+from engramlib._products import Symmetric, all_finite
 from engramlib.engram import Engram, LayerEngram
 from engramlib.layers import Layer, check_editable, plain_key, supported_layers
 from engramlib.moments import Identity, Moments
@@ -96,7 +96,7 @@ class Deltas:
         matrix = layer.matrix(weight, bias)
         if self.base is not None:
             matrix = matrix - layer.matrix(self.get(layer, "weight"), None if bias is None else self.get(layer, "bias"))
-        if not bool(torch.isfinite(matrix).all()):
+        if not all_finite(matrix):
             raise ValueError(
                 f"layer {layer.name!r}: its weight{' or that of base' * bool(self.base)} has NaN or infinite entries"
             )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engramlib._copies import copied
+from engramlib._products import all_finite
 from engramlib.engram import Engram
 from engramlib.layers import Layer, check_editable, overlap, plain_names, storage_of, supported_layers
 
@@ -73,8 +74,7 @@ def null_state(model: Model, engram: Engram, *, inplace: bool = False) -> Model:
     """
     targets = _targets(model, engram)
     result = model if inplace else copied(model)
-    if not inplace:
-        targets = _targets(result, engram, warn=False)
+    targets = targets if inplace else _targets(result, engram, warn=False)
     with _restored(targets, also_if_done=False), torch.no_grad():
         for target in targets:
             target.parameter.zero_()
@@ -213,7 +213,7 @@ def _targets(model: nn.Module, engram: Engram, *, warn: bool = True) -> list[Tar
             if change.is_complex() or change.device.type == "meta":
                 what = "complex" if change.is_complex() else "not in memory (device meta)"
                 raise TypeError(f"layer {name!r}: the engram's {which} is {what}; an edit needs real numbers")
-            if not torch.isfinite(change).all():
+            if not all_finite(change):
                 raise ValueError(f"layer {name!r}: the engram's {which} has NaN or infinite entries")
             targets.append(Target(parameter, change, layers[name], which))
     _check_ties(model, targets, warn)
@@ -274,7 +274,7 @@ def _shift(targets: list[Target], strengths: Mapping[str, float], start: list[Te
             wide = torch.promote_types(parameter.dtype, change.dtype)
             moved = value.to(wide) + strengths[layer.name] * change.to(parameter.device, wide)
             rounded = moved.to(parameter.dtype)
-            if not torch.isfinite(rounded).all() and torch.isfinite(value).all():
+            if not all_finite(rounded) and all_finite(value):
                 raise ValueError(
                     f"alpha: {strengths[layer.name]:g} takes the {which} of layer {layer.name!r} out of the range of"
                     f" {parameter.dtype}"

@@ -313,8 +313,8 @@ class _Sweep:
 
     def warn_of_rounding(self, name: str, named: Mapping[Any, Moments], stored: Mapping[Any, Symmetric]) -> None:
         """Keep in mind where a cut is finer than what the sums resolve, and something lies in between."""
-        limits = (m.identity[name].resolved for m in named.values() if name in m.identity)
-        finest, limit = min(self.rconds), max(limits, default=0.0)
+        finest = min(self.rconds)
+        limit = max((m.identity[name].resolved for m in named.values() if name in m.identity), default=0.0)
         if finest < limit and not self.coarse and not nothing_is_cut(total(stored.values()), limit):
             self.coarse = (
                 f"layer {name!r}: its moments were made with products or sums in float32, and eigenvalues below"

@@ -182,9 +182,8 @@ def nothing_is_cut(sigma: Float[Tensor, "*groups d d"], rcond: float) -> bool:
     lifted = sigma.clone()
     diagonal = lifted.diagonal(dim1=-2, dim2=-1)
     diagonal -= floor.unsqueeze(-1)
-    if not bool((diagonal > 0).all()):  # an input that is never used: seen without a factorisation
-        return False
-    return not bool(torch.linalg.cholesky_ex(lifted).info.any())
+    # An input that is never used is seen without a factorisation.
+    return bool((diagonal > 0).all()) and not bool(torch.linalg.cholesky_ex(lifted).info.any())
 
 
 def is_easy(sigma: Float[Tensor, "*groups d d"]) -> bool:
