@@ -32,7 +32,7 @@ test: $(STAMP) ## lint, types, import directions, unit tests, doctests, every ch
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  --doctest-modules --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(PYTEST)
 
 check: $(STAMP) ## the quick look before a commit, within 2 minutes: lint, types, import directions, the method's tests
