@@ -48,7 +48,9 @@ def llama(width: int = 256, layers: int = 2) -> nn.Module:
     return LlamaForCausalLM(config).eval()
 
 
-def language(concepts: int = 10, examples: int = 40, tokens: int = 128) -> list[tuple[str, float, str]]:
+def language(
+    concepts: int = 10, examples: int = 40, tokens: int = 128, rounds: int = 3
+) -> list[tuple[str, float, str]]:
     """Collecting and extracting for `concepts` concepts of a small Llama; rows (what, ratio, to what)."""
     model = llama()
     ids = torch.randint(0, 512, (examples, tokens), generator=torch.Generator().manual_seed(0))
@@ -89,7 +91,7 @@ def language(concepts: int = 10, examples: int = 40, tokens: int = 128) -> list[
         their_parts = [editor.collect_statistics(part, **whole) for part in parts]
         tasks["ai-engram collect"] = lambda: editor.collect_statistics(batches, **whole)
         tasks["ai-engram extract"] = lambda: [editor.compute_engram_weights(p, their_total) for p in their_parts]
-    seconds = best_of(tasks, rounds=3)
+    seconds = best_of(tasks, rounds=rounds)
     one, forward_time = seconds["extract all"], seconds["forward"]
     rows = [
         ("collect", seconds["collect"] / forward_time, "a forward pass"),
