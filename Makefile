@@ -14,7 +14,7 @@ PYTHON_OLDEST ?= python3.10
 PYTHON_NEWEST ?= python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check test-oldest test-newest serve clean repoint install assignments site-test campaign mutation bench
+.PHONY: help book test chapter check test-oldest test-newest serve clean repoint install assignments site-test campaign mutation bench
 
 help: ## show this list
 	@echo "AI engrams: the book and engramlib. Needs python3 >= 3.10 and make, nothing else."
@@ -33,8 +33,15 @@ test: $(STAMP) ## lint, types, import directions, unit tests, doctests, every ch
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  --doctest-modules --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(PYTEST)
+
+# Its notebook's cells, and the book's checks of its text; `make book` then runs this chapter alone.
+chapter: $(STAMP) ## one chapter and the checks of its text, 1 to 2 minutes: make chapter N=03
+	@ls book/part*/$(N)_*.ipynb >/dev/null 2>&1 || { echo "No chapter '$(N)'. Say which one: make chapter N=03"; exit 1; }
+	@$(BIN)/ruff check book/part*/$(N)_*.ipynb
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
+	  book/part*/$(N)_*.ipynb tests/book -k $(N)_ $(PYTEST)
 
 check: $(STAMP) ## the quick look before a commit, within 2 minutes: lint, types, import directions, the method's tests
 	@$(BIN)/ruff check .

@@ -111,14 +111,17 @@ def execute(path: Path, cache) -> float | None:
 
 
 def execute_all(notebooks: list[Path]) -> None:
-    """Run every chapter, two at a time since each runs on one thread, one line each; an error ends the build."""
+    """Run every chapter, two at a time since each runs on one thread, one line each; an error ends the build.
+
+    The last chapters are the longest: they start first, so that neither core waits at the end.
+    """
     cache = get_cache(str(CACHE))
     os.environ["ENGRAM_PROGRESS"] = "0"  # progress bars are for readers who run a chapter, not for pages
     os.environ["ENGRAM_LIVE"] = "0"  # nor are live controls, also when the build starts from inside a notebook
     workers = min(2, os.cpu_count() or 1)
     print(f"Running {len(notebooks)} chapters, {workers} at a time ...", flush=True)
     with ThreadPoolExecutor(workers) as pool:
-        jobs = {pool.submit(execute, path, cache): path.relative_to(ROOT) for path in notebooks}
+        jobs = {pool.submit(execute, path, cache): path.relative_to(ROOT) for path in reversed(notebooks)}
         for done, job in enumerate(as_completed(jobs), 1):
             try:
                 seconds = job.result()

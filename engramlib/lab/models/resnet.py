@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import BasicBlock
 
 
 class ResNet(nn.Module):
@@ -79,6 +82,8 @@ def resnet18(*, n_classes: int = 10, seed: int = 0) -> ResNet:
 
 
 def _block(before: int, width: int, stride: int = 1) -> BasicBlock:
+    from torchvision.models.resnet import BasicBlock  # a second or two, for those who build one
+
     shortcut = None
     if stride != 1 or before != width:
         shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
