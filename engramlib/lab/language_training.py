@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engramlib import language
+from engramlib.lab.precision import arithmetic
 from engramlib.lab.training import _bar, _Checkpoint
 
 if TYPE_CHECKING:
@@ -97,13 +98,14 @@ def train(
     before, begun = history.seconds, len(history.loss)
 
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _plain_attention(model, mixed and device.type == "cpu"):
+    plain = _plain_attention(model, mixed and device.type == "cpu")
+    with torch.random.fork_rng(devices=devices), plain, arithmetic(device):
         bar = _bar(feed.epochs(epochs - begun, order), (epochs - begun) * feed.steps, progress)
         model.train()
         for step, (ids, labels) in enumerate(bar):
             if step % feed.steps == 0:
                 torch.manual_seed(seed + 7919 * (begun + step // feed.steps))  # dropout, the same after a resume
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+            with arithmetic(device, mixed=mixed):
                 loss = next_token_loss(model, ids.to(device), labels.to(device))
             optimiser.zero_grad()
             loss.backward()

@@ -255,6 +255,32 @@ def record(
     return run
 
 
+def withdraw(
+    name: str,
+    columns: Sequence[str],
+    *,
+    why: str,
+    where: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+) -> int:
+    """Take `columns` out of the recorded rows that `where` selects, because they turned out wrong; how many rows.
+
+    A number that is not there is an empty cell everywhere. What was taken, and `why`, stays in the run's provenance,
+    under `withdrawn`, until the run is recorded again. Raises `ValueError` where no row has such a column.
+    """
+    run, columns = load(name, folder=folder), list(columns)
+    hit = [row for row in run.where(**(where or {})) if any(column in row for column in columns)]
+    if absent := [column for column in columns if all(column not in row for row in hit)]:
+        raise ValueError(f"withdraw {name!r}: no row with {dict(where or {})} has {', '.join(absent)}.")
+    for row in hit:
+        for column in columns:
+            row.pop(column, None)
+    note = {"columns": columns, "where": dict(where or {}), "why": why, "date": datetime.date.today().isoformat()}
+    provenance = {**run.provenance, "withdrawn": [*run.provenance.get("withdrawn", []), note]}
+    _write_run(_folder(folder) / f"{name}.json", run.rows, run.summary, provenance)
+    return len(hit)
+
+
 def _folder(folder: Path | None) -> Path:
     return Path(folder) if folder is not None else data_dir() / "runs"
 
@@ -367,14 +393,23 @@ def _git(root: Path = _ROOT) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m engramlib.lab.runs list|show NAME`."""
+    """`python -m engramlib.lab.runs list|show NAME|withdraw NAME COLUMN ... --why TEXT`."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m engramlib.lab.runs", description="Recorded runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the runs there are")
     commands.add_parser("show", help="one run's provenance and summary").add_argument("name")
+    taking = commands.add_parser("withdraw", help="take columns out that turned out wrong; the reason is kept")
+    taking.add_argument("name")
+    taking.add_argument("columns", nargs="+")
+    taking.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only from such rows")
+    taking.add_argument("--why", required=True)
     args = parser.parse_args(argv)
+    if args.command == "withdraw":
+        where = {key: _typed(value) for key, value in (pair.split("=", 1) for pair in args.where)}
+        print(f"{withdraw(args.name, args.columns, why=args.why, where=where)} rows changed")
+        return 0
     if args.command == "list":
         for name in names():
             p = load(name).provenance
@@ -387,6 +422,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(json.dumps({"provenance": run.provenance, "summary": run.summary, "rows": len(run.rows)}, indent=1))
     return 0
+
+
+def _typed(text: str) -> Any:
+    """A JSON value as it is written, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 if __name__ == "__main__":

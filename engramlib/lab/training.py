@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from engramlib._progress import wanted
 from engramlib.lab.datasets import ImageData
+from engramlib.lab.precision import arithmetic
 
 
 def checkpoints() -> Path:
@@ -110,14 +110,14 @@ def train_classifier(
     before, begun = history.seconds, len(history.loss)
 
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), arithmetic(device):
         torch.manual_seed(seed if begun == 0 else seed + 7919 * begun)
         bar = _bar(_steps(len(y), batch_size, epochs - begun, order), (epochs - begun) * steps, progress)
         model.train()
         for step, rows in enumerate(bar, start=1):
             inputs = x[rows.to(device)]
             inputs = augmented(inputs, recipe.augment, order)
-            with _autocast(recipe, device):
+            with arithmetic(device, mixed=recipe.mixed):
                 loss = F.cross_entropy(model(inputs), y[rows.to(device)], label_smoothing=recipe.label_smoothing)
             optimiser.zero_grad()
             loss.backward()
@@ -126,7 +126,7 @@ def train_classifier(
                 schedule.step()
             total += loss.detach()
             if step % steps == 0:
-                with _autocast(recipe, device):
+                with arithmetic(device, mixed=recipe.mixed):
                     _close_epoch(model, data if validate else None, history, float(total) / steps, bar)
                 total.zero_()
                 history.seconds = before + time.perf_counter() - started
@@ -145,10 +145,6 @@ def _optimiser(model: nn.Module, recipe: Recipe, lr: float, weight_decay: float,
     # A short warm-up, then down to nothing; the momentum stays.
     kwargs = {"max_lr": lr, "total_steps": steps, "pct_start": 0.25, "cycle_momentum": False}
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, **kwargs)
-
-
-def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.mixed)
 
 
 def augmented(x: torch.Tensor, how: str | None, generator: torch.Generator | None = None) -> torch.Tensor:

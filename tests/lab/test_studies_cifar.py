@@ -66,6 +66,17 @@ def test_settings_chosen_on_seed_0_are_used_on_seed_1(recorded):
     assert rows["logit_mask"]["probe_erased"] == rows["original"]["probe_erased"]  # it only masks
 
 
+def test_read_outs_that_train_see_what_a_network_in_bfloat16_knows(recorded):
+    """Once they trained inside one autocast, and every network read 0."""
+    run = runs.load("cifar10-tiny", folder=recorded)
+    for seed in (0, 1):
+        rows = {r["method"]: r for r in run.where(study="unlearning", seed=seed)}
+        shots = [rows["original"][f"few_shot_{k}"] for k in (1, 4, 16)]
+        assert shots[2] > 0.15 and len(set(shots)) > 1, shots  # chance is .1, and it grows with the images
+        assert rows["logit_mask"]["few_shot_16"] == shots[2]
+        assert rows["logit_mask"]["relearn_limit"] > 0 == rows["original"]["relearn_needed"]
+
+
 def test_frontier_covers_the_grid(recorded):
     rows = runs.load("cifar10-tiny", folder=recorded).where(study="frontier", seed=0)
     assert (

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from engramlib.lab.datasets import ImageData, Split
 from engramlib.lab.metrics.accuracy import which
 from engramlib.lab.metrics.representation import features, logistic
+from engramlib.lab.precision import arithmetic
 from engramlib.lab.training import accuracy
 from engramlib.running import evaluating
 
@@ -88,6 +89,7 @@ def few_shot(
     steps of Adam (lr .01) on `fc` alone, full batch, cross-entropy; mean over `draws` draws of images. Unlike
     `relearn` this asks about the features and not about the way back to the answer; unlike `probe` it asks with few
     images. Reference: the retrained model, never 0. In [0, 1]. Chapters 08, 09 and 16.
+    float32, also where the caller stands in an autocast.
     Cost: one pass over the images drawn and one over `split`; `draws * len(ks) * 100` steps of a linear layer.
 
     Raises `ValueError` for a model without a linear `fc`, or for ks that are not positive and ascending.
@@ -105,14 +107,18 @@ def few_shot(
     with torch.no_grad():
         for p in start.parameters():
             p[rows] = p[~rows].mean(0)
-    z, y = features(model, part.x), part.y.cpu()
-    curve = torch.zeros(len(ks), 2, dtype=torch.float64)
+    y, curve = part.y.cpu(), torch.zeros(len(ks), 2, dtype=torch.float64)
+    with arithmetic(next(model.parameters()).device):
+        z = features(model, part.x)
     for draw in range(draws):
         for i, k in enumerate(ks):
             few = data.train.sample(k, 1000 * seed + draw)
-            fc = _refit(copy.deepcopy(start), features(model, few.x), few.y.cpu())
-            with torch.no_grad():
-                right = (fc(z).argmax(1) == y).double()
+            with arithmetic(next(model.parameters()).device):
+                shown = features(model, few.x)
+            with arithmetic("cpu"):
+                fc = _refit(copy.deepcopy(start), shown, few.y.cpu())
+                with torch.no_grad():
+                    right = (fc(z).argmax(1) == y).double()
             curve[i] += torch.stack([right[gone].mean(), right[~gone].mean()]) / draws
     return FewShot(tuple(ks), tuple(curve[:, 0].tolist()), tuple(curve[:, 1].tolist()))
 
@@ -172,8 +178,8 @@ def relearn(
     `before` = the original model's accuracy on the erased classes; half of it counts as brought back. Begins at 0
     images: a model that has not forgotten needs none. Stops there, unless `whole_curve`, or after `limit` images.
     A new class is learned from nothing in some dozens of images too, so the reference is again the model that was
-    retrained without it. Chapters 08, 09 and 16. Cost: at most `limit / a_step` steps, each with a test on at most 500
-    images.
+    retrained without it. float32, also where the caller stands in an autocast. Chapters 08, 09 and 16. Cost: at most
+    `limit / a_step` steps, each with a test on at most 500 images.
 
     Raises `FloatingPointError` where the model's answers stop being numbers.
     """
@@ -190,8 +196,8 @@ def relearn(
     parameters = [p.requires_grad_() for p in model.parameters()]
     device = parameters[0].device
     optimiser = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-    seen, curve = [0], [accuracy(model, erased_test.x, erased_test.y)]
-    with evaluating(model), torch.enable_grad():
+    with arithmetic(device), evaluating(model), torch.enable_grad():
+        seen, curve = [0], [accuracy(model, erased_test.x, erased_test.y)]
         for at in range(0, len(shown), a_step):
             if curve[-1] >= before / 2 and not whole_curve:
                 break
@@ -205,7 +211,8 @@ def relearn(
             optimiser.step()
             seen.append(min(at + a_step, len(shown)))
             curve.append(accuracy(model, erased_test.x, erased_test.y))
-    return Relearned(tuple(seen), tuple(curve), accuracy(model, kept_test.x, kept_test.y), before)
+        kept = accuracy(model, kept_test.x, kept_test.y)
+    return Relearned(tuple(seen), tuple(curve), kept, before)
 
 
 def _some(part: Split, n: int, seed: int) -> Split:

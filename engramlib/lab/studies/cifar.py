@@ -224,8 +224,7 @@ def _compared(
     text = ", ".join(f"{key}={value}" for key, value in settings.items())
     measured = comparison.measure(problem, edited, retrained)
     erased, kept = unlearning.accuracies(problem, edited, "val")
-    with problem.precision():
-        few = metrics.few_shot(edited, problem.data, problem.forget, ks=(1, 4, 16))
+    few = metrics.few_shot(edited, problem.data, problem.forget, ks=(1, 4, 16))
     return {
         "study": "unlearning",
         "seed": problem.seed,

@@ -134,8 +134,8 @@ def measure(problem: Problem, model: nn.Module, retrained: nn.Module) -> Row:
     `test_erased`, `test_kept`, `tow` and its factors, `probe_erased` (what a linear probe of the features recalls),
     `relearn_needed` (images that bring the class back, None if `relearn_limit` do not), `membership_auc`,
     `separability` and `clustering` (of the first 4,000 test images), `cka_original`, `cka_retrained`. What belongs to
-    the original and the retrained network is computed once a problem; the arithmetic is `problem.precision()`. Cost:
-    about a third of a second for 1,200 images of 16 x 16.
+    the original and the retrained network is computed once a problem; the arithmetic is `problem.precision()`, that of
+    relearning float32. Cost: about a third of a second for 1,200 images of 16 x 16.
     """
     with problem.precision():
         return _measure(problem, model, retrained)

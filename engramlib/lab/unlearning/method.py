@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from engramlib.lab.precision import arithmetic
 from engramlib.lab.unlearning.base import BaseProblem
 
 TRIES = 9  # settings of every method that has something to tune
@@ -17,6 +18,7 @@ Settings = Mapping[str, object]
 @dataclass(frozen=True)
 class Method:
     """A way to forget. `update(problem, **settings)` returns a new model and leaves `problem.model` as it was.
+    Whatever autocast the caller stands in, a method computes in float32, or as the problem's `mixed` says.
 
     `name` is its key in `METHODS`, `label` what a table prints, `cites` its source. `grid` holds the settings that
     `tune` tries: `TRIES` of them, or one where there is nothing to tune. The grids for images were laid
@@ -44,7 +46,7 @@ class Method:
         Raises `FloatingPointError` if the settings broke the model: a weight or a running statistic that is no number.
         """
         devices = [problem.device] if problem.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), arithmetic(problem.device):
             torch.manual_seed(problem.seed)
             model = self.update(problem, **settings).eval()
         for name, tensor in model.state_dict().items():
