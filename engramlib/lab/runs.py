@@ -170,7 +170,7 @@ class Recorder:
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         self._resume()
         session = _session()
-        self._write({"session": session, "config": self.config, "seeds": self.seeds})
+        self._write({"session": session, "config": self.config, "seeds": self.seeds, "data": self.data})
         self._sessions.append(session)
         return self
 
@@ -212,9 +212,9 @@ class Recorder:
                 break  # the line that was being written when the run was cut off
             good.append(line)
             if "session" in entry:
-                if (entry["config"], entry["seeds"]) != (self.config, self.seeds):
+                if (entry["config"], entry["seeds"], entry.get("data")) != (self.config, self.seeds, self.data):
                     raise ValueError(
-                        f"record {self.name!r}: {self.partial} was begun with another config or other seeds. "
+                        f"record {self.name!r}: {self.partial} was begun with another config, other seeds or data. "
                         "Use the same ones to resume, or pass restart=True to begin again."
                     )
                 self._sessions.append(entry["session"])
@@ -240,7 +240,7 @@ def record(
     """Record a run as `data/runs/<name>.json`; use it as `with record(...) as run:`.
 
     `config`: everything that decides the numbers, as JSON values. `data`: the `ImageData` it runs on (its
-    fingerprint is kept), or a dict that describes it. A run that was cut off resumes, if config and seeds are the
+    fingerprint is kept), or a dict that describes it. A run that was cut off resumes, if config, seeds and data are the
     same; `restart` begins again. A finished run is only replaced with `overwrite`.
     """
     config = json.loads(json.dumps(dict(config)))  # as it will read when it comes back from the file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -87,11 +88,12 @@ def train_classifier(
 
     `seed` fixes the order of the batches, the augmentation and any dropout; torch's own random state is left as it
     was. `checkpoint`: a file that is written after every epoch; a run that was cut off goes on from it, and a finished
-    one is only read. It must have been written with the same arguments.
+    one is only read. It must have begun as this one does: same arguments, images, network and first weights.
     `validate`: False leaves `data.val` alone, which saves a tenth of the time of a small network.
     `progress`: None = a progress line, with loss and accuracy so far, where somebody is there to watch;
     True or False = always or never.
-    Works on the model's device. Raises `FloatingPointError` where the loss stops being a number.
+    Works on the model's device. Raises `FloatingPointError` where the loss stops being a number, and `ValueError` for a
+    checkpoint that began otherwise.
     """
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr)):
         if not value > 0:
@@ -104,7 +106,12 @@ def train_classifier(
     optimiser, schedule = _optimiser(model, recipe, lr, weight_decay, epochs * steps)
     history, total, started = History(), torch.zeros((), device=device), time.perf_counter()
     order = torch.Generator().manual_seed(seed)
-    asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "n": len(y), **asdict(recipe)}
+    asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "weight_decay": weight_decay}
+    asked |= asdict(recipe)
+    if checkpoint is not None:
+        asked["train"] = hash_of(data.train.x, data.train.y)
+        asked["val"] = hash_of(data.val.x, data.val.y) if validate else None  # the history has its accuracies
+        asked |= identity(model)
     saved = _Checkpoint(checkpoint, asked, model, optimiser, schedule, order, history)
     saved.load()
     before, begun = history.seconds, len(history.loss)
@@ -133,6 +140,25 @@ def train_classifier(
                 saved.write()
     model.eval()
     return history
+
+
+def hash_of(*tensors: torch.Tensor) -> str:
+    """Sixteen hex digits that change with any value, shape or type. About a second a gigabyte."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def identity(model: nn.Module) -> dict[str, str]:
+    """What training makes of a model depends on: modules and their settings, which weights move, where they begin."""
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    state, config = model.state_dict(), getattr(model, "config", None)
+    settings = sorted(config.to_dict().items()) if hasattr(config, "to_dict") else []
+    settings = [(key, value) for key, value in settings if key not in ("transformers_version", "_name_or_path")]
+    made = f"{model!r} {trained} {list(state)} {settings}"
+    return {"model": hashlib.sha256(made.encode()).hexdigest()[:16], "start": hash_of(*state.values())}
 
 
 def _optimiser(model: nn.Module, recipe: Recipe, lr: float, weight_decay: float, steps: int):
@@ -183,10 +209,12 @@ class _Checkpoint:
         if self.path is None or not self.path.exists():
             return
         raw = torch.load(self.path, weights_only=True)
-        if raw["asked"] != self.asked:
+        names = [name for name in {**raw["asked"], **self.asked} if raw["asked"].get(name) != self.asked.get(name)]
+        if names or raw["asked"].keys() != self.asked.keys():
+            other = ", ".join(f"{n} {raw['asked'].get(n)!r}, now {self.asked.get(n)!r}" for n in names)
             raise ValueError(
-                f"{self.who}: {self.path} was written with other arguments ({raw['asked']}, now {self.asked}). "
-                "Delete it to begin again, or name another file."
+                f"{self.who}: {self.path} was written with other arguments ({other}). Delete it to begin again, or "
+                "name another file."
             )
         for name, part in self.parts.items():
             part.load_state_dict(raw[name])

@@ -65,6 +65,8 @@ def test_no_resuming_with_another_config(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(ValueError, match="another config.*restart=True"), record(tmp_path, config={"epochs": 4}):
         pass
+    with pytest.raises(ValueError, match="or data.*restart=True"), record(tmp_path, data=digits()):
+        pass
     with record(tmp_path, config={"epochs": 4}, restart=True) as run:
         assert not run.done(seed=0)
 

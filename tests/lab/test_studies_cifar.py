@@ -106,8 +106,19 @@ def test_networks_are_trained_once(recorded, data, monkeypatch):
     again, same = cifar.trained(TINY, data, 0)
     assert history == same and len(history.loss) == 3
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
-    with pytest.raises(ValueError, match="other arguments"):
+    with pytest.raises(ValueError, match="lr 0.05, now 0.06"):
         cifar.trained(replace(TINY, lr=0.06), data, 0)
+
+
+def test_two_versions_of_the_images_have_two_checkpoints(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ENGRAM_CHECKPOINTS", str(tmp_path))
+    short = replace(TINY, epochs=1)
+    for name in ("CIFAR-10", "CIFAR-10 (JPEG)"):
+        cifar.trained(short, replace(data, name=name), 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "cifar-10-jpeg-tiny-all-seed0.pt",
+        "cifar-10-tiny-all-seed0.pt",
+    ]
 
 
 def test_networks_are_the_ones_the_book_names():

@@ -9,6 +9,7 @@ Training writes a checkpoint after every epoch, recording a part after every see
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -77,7 +78,8 @@ def trained(
 ) -> tuple[nn.Module, training.History]:
     """The network trained on all of `data.train`, or on all but the class `without` (the retrained reference).
 
-    The second call reads the checkpoint. Raises `ValueError` where that was written with other settings.
+    The second call reads the checkpoint, which is named after the data: those from JPEG files are others. Raises
+    `ValueError` where it was written with other settings, images or first weights.
     """
     model = network.fresh(seed)
     part = "all" if without is None else f"without{without}"
@@ -88,10 +90,15 @@ def trained(
         data,
         seed=seed,
         **network.training,
-        checkpoint=training.checkpoints() / f"cifar10-{network.name}-{part}-seed{seed}.pt",
+        checkpoint=training.checkpoints() / f"{_slug(data.name)}-{network.name}-{part}-seed{seed}.pt",
         progress=progress,
     )
     return model, history
+
+
+def _slug(name: str) -> str:
+    """ "CIFAR-10 (JPEG)" -> "cifar-10-jpeg" """
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 # ----------------------------------------------------------------------------------------------------- studies
