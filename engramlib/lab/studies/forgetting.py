@@ -23,7 +23,7 @@ A recording resumes after the last entrant.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from torch import nn
 
@@ -37,6 +37,7 @@ from engramlib.lab.studies import language as trained
 from engramlib.lab.studies.recording import device, parser
 from engramlib.lab.unlearning import language as unlearning
 from engramlib.lab.unlearning.language.engrams import edited, extracted
+from engramlib.lab.unlearning.language.problem import HOLDOUT
 from engramlib.lab.unlearning.method import Settings
 
 
@@ -150,6 +151,7 @@ class Case:
         self._models: dict[str, nn.Module] = {}
         self._evaluations: dict[str, benchmark.Evaluation] = {}
         self.tokenizer = None
+        self._level: float | None = None
 
     def model(self, kind: str) -> nn.Module:
         """The trained model of a kind: "full", "retain" or "pretrained"."""
@@ -159,10 +161,21 @@ class Case:
         return self._models[kind]
 
     def problem(self, *, rehearsal: bool = False) -> unlearning.Problem:
-        """What the methods get: the full model and the questions to forget, or those of the rehearsal."""
+        """What the methods get: the full model and the questions to forget, or those of the rehearsal.
+
+        Where the data hold no questions that nobody learned (`holdout10`), the level to aim at is what the retrained
+        model gets right of `forget10`: one number, which says what kind of questions these are.
+        """
         splits = {"forget": "rehearsal10", "retain": "rehearsal_retain90"} if rehearsal else {}
         model = self.model("full")
-        return unlearning.Problem(model, self.tokenizer, self.data, seed=self.seed, **splits, **self.setting.problem)
+        how = {"seed": self.seed, **splits, **self.setting.problem}
+        found = unlearning.Problem(model, self.tokenizer, self.data, **how)
+        if found.level is None and HOLDOUT not in self.data:
+            if self._level is None:
+                asked = unlearning.Problem(model, self.tokenizer, self.data, **self.setting.problem)
+                self._level = min(0.99, asked.accuracies(self.model("retain"))[0])
+            found = replace(found, level=self._level)
+        return found
 
     def evaluate(self, model: nn.Module) -> benchmark.Evaluation:
         """All numbers of the benchmark for a model."""
@@ -194,8 +207,9 @@ def case(setting: Setting | str = AUTHORS, seed: int = 0, data: QuestionData | N
 def choose(case: Case, name: str) -> list[Row]:
     """Rows of the study "tuning": every setting of an entrant on the rehearsal; `chosen` marks the best."""
     entrant = entrant_of(name)
-    tuned = unlearning.tune(entrant.method, case.problem(rehearsal=True), grid=entrant.settings)
-    facts = {"study": "tuning", "seed": case.seed, "method": name}
+    problem = case.problem(rehearsal=True)
+    tuned = unlearning.tune(entrant.method, problem, grid=entrant.settings)
+    facts = {"study": "tuning", "seed": case.seed, "method": name, "goal": problem.goal()}
     return [
         {
             **facts,

@@ -38,6 +38,13 @@ class BaseProblem(ABC):
         Raises `FloatingPointError` if the model answers with something that is no number.
         """
 
+    def goal(self) -> float:
+        """What a model gets right of what should go if it never learned it, from 0 to 1: what forgetting aims at.
+
+        0 for classes: who was never taught one does not answer it.
+        """
+        return 0.0
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device

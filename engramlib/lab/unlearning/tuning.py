@@ -51,12 +51,15 @@ def accuracies(problem: Problem, model: nn.Module, split: str = "val") -> tuple[
 
 
 def score(problem: BaseProblem, acc_forget: float, acc_keep: float) -> float:
-    """(1 - acc_forget) (1 - |acc_keep - acc_keep of the original|) on the validation data; 1 is best.
+    """(1 - |acc_forget - goal| / (1 - goal)) (1 - |acc_keep - acc_keep of the original|) on the validation data.
 
-    Both factors are ToW's, with the original in place of a retrained model, which nobody has when they unlearn.
+    1 is best, nothing is below 0. `goal` = `problem.goal()`, what a model gets right that never learned it: 0 for a
+    class of images, more for answers, of which every model gets some words right. Both factors are ToW's, with the
+    goal and the original in place of a retrained model, which nobody has when they unlearn.
     """
     before = problem.once("accuracies of the original", lambda: _of_the_original(problem))
-    return (1 - acc_forget) * (1 - abs(acc_keep - before[1]))
+    goal = problem.once("goal", problem.goal)
+    return max(0.0, 1 - abs(acc_forget - goal) / (1 - goal)) * (1 - abs(acc_keep - before[1]))
 
 
 def tune(method: Method | str, problem: BaseProblem, *, grid: Sequence[Settings] | None = None) -> Tuned:

@@ -83,7 +83,7 @@ def _sums(problem: Problem, pairs: list[Pair], names: list[str]) -> dict[str, tu
     handles = [modules[name].register_forward_pre_hook(hook(name)) for name in names]
     try:
         with evaluating(problem.model), torch.no_grad():
-            for batch in language.batches(problem.tokenizer, pairs, batch_size=4 * problem.batch_size):
+            for batch in language.batches(problem.tokenizer, pairs, batch_size=4 * problem.batch_size, eos=problem.eos):
                 batch = to_device(batch, problem.device)
                 rows = language.answer_rows(batch)
                 count += int(rows.sum())
