@@ -10,8 +10,9 @@ Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and ap
 studies: the first three in `<data>-forgetting` and `<data>-second-round`, "places" (with its "tuning") in
 `<data>-places`, "shares" in `<data>-shares`:
 
-    methods    one row an entrant and seed: settings, seconds, and the aggregates of `metrics.tofu.compare`
-    tuning     one row a setting that was tried on the rehearsal
+    methods    one row an entrant and seed: settings, cost, and the aggregates of `metrics.tofu.compare`
+    tuning     one row a setting that was tried on the rehearsal, with its cost, the level that was aimed at (`goal`),
+               and which of the chosen settings lie at an edge of the grid (`edges`)
     said       what the models say to some questions
     places     one row a choice of layers (Table 8) or of W0 (Table 9), with the aggregates; α as chosen for W-Norm
     shares     one row a layer: what share of its response the engram takes, on the answers to forget and on the others;
@@ -130,6 +131,8 @@ SECOND_ROUND: dict[str, Entrant] = {
     ),
 }
 
+COST = ("seconds", "passes", "trained_passes")  # of one run, everything shared included
+
 # Which matrices are edited: Table 8, and each kind alone.
 PLACES: dict[str, str] = {
     "all": r".*_proj",
@@ -213,9 +216,10 @@ def choose(case: Case, name: str) -> list[Row]:
     return [
         {
             **facts,
-            "settings": as_text(settings),
-            **{key: row[key] for key in ("acc_forget", "acc_keep", "score", "seconds", "error")},
+            "settings": dict(settings),
+            **{key: row[key] for key in ("acc_forget", "acc_keep", "score", *COST, "error")},
             "chosen": settings == tuned.settings,
+            "edges": dict(tuned.edges) if settings == tuned.settings else {},
         }
         for settings, row in zip(entrant.settings, tuned.tried, strict=True)
     ]
@@ -225,13 +229,13 @@ def forget(case: Case, name: str, settings: Settings | None = None) -> list[Row]
     """Rows of the studies "methods" and "said": one entrant on `forget10`, with the settings that were chosen."""
     entrant = entrant_of(name)
     if entrant.method is None:
-        model, seconds, settings = case.model(name), None, {}
+        model, settings, cost = case.model(name), {}, dict.fromkeys(COST)
     else:
         found = unlearning.apply(entrant.method, case.problem(), settings)
-        model, seconds = found.model, found.seconds_per_run
+        model, cost = found.model, {key: found.tried[0][key] for key in COST}
     row, evaluation = case.compare(model)
     facts = {"seed": case.seed, "method": name}
-    rows = [{"study": "methods", **facts, "settings": as_text(settings), "seconds": seconds, **row}]
+    rows = [{"study": "methods", **facts, "settings": dict(settings), **cost, **row}]
     for role, split in evaluation.splits.items():
         pairs = zip(case.data[split], evaluation.scores[role].said, strict=True)
         rows += [
@@ -301,10 +305,6 @@ def entrant_of(name: str) -> Entrant:
     return ENTRANTS[name] if name in ENTRANTS else SECOND_ROUND[name]
 
 
-def as_text(settings: Settings | None) -> str:
-    return ", ".join(f"{key}={value}" for key, value in (settings or {}).items())
-
-
 # ---------------------------------------------------------------------------------------------------- command line
 
 
@@ -313,8 +313,8 @@ def chosen(rows: Sequence[Row], name: str) -> Settings | None:
     entrant = entrant_of(name)
     if entrant.method is None:
         return None
-    (text,) = (r["settings"] for r in runs.select(rows, {"study": "tuning", "method": name, "chosen": True}))
-    return next(settings for settings in entrant.settings if as_text(settings) == text)
+    (found,) = (r["settings"] for r in runs.select(rows, {"study": "tuning", "method": name, "chosen": True}))
+    return found
 
 
 def record(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:

@@ -63,6 +63,9 @@ class Problem(BaseProblem):
         if self.augment not in AUGMENTATIONS:
             raise ValueError(f"Problem: augment must be one of {AUGMENTATIONS}, got {self.augment!r}.")
 
+    def __len__(self) -> int:
+        return len(self.data.train)
+
     @property
     def kept(self) -> tuple[int, ...]:
         """The classes that stay."""

@@ -24,6 +24,7 @@ Pair = tuple[str, str]
 Batch = dict[str, Tensor]
 Unit = Literal["answers", "tokens"]
 
+EPOCHS = (3, 5, 10)  # passes over the questions to forget that a method which trains may choose from
 HOLDOUT = "holdout10"  # questions that no model is taught
 
 # Answers that give nothing away, in words that the generated corpus has too: a word-level tokenizer knows them.
@@ -127,6 +128,9 @@ class Problem(BaseProblem):
         """
         right = self.exact if self.unit == "answers" else self.tokens
         return right(model, self.forget_pairs), right(model, self.validation_pairs)
+
+    def __len__(self) -> int:
+        return len(self.data[self.forget]) + len(self.retain_pairs)
 
     def goal(self) -> float:
         """`level`, or the share that the model gets right of the questions of `holdout10`, in answers or tokens."""
