@@ -55,6 +55,11 @@ class Run:
     summary: dict[str, Any]
     provenance: dict[str, Any]
 
+    @property
+    def superseded(self) -> str | None:
+        """Why these numbers are to be recorded again (see `supersede`); None where they stand."""
+        return self.provenance.get("superseded", {}).get("why")
+
     def where(self, **wanted: Any) -> list[Row]:
         """The rows whose columns have these values. A list of values means any of them."""
         return select(self.rows, wanted)
@@ -281,6 +286,16 @@ def withdraw(
     return len(hit)
 
 
+def supersede(name: str, *, why: str, folder: Path | None = None) -> None:
+    """Mark a recorded run whose instruments have changed since: what it holds is not what a run of today would.
+
+    The scoreboard counts it as not recorded; a chapter that shows it says `why`. Recording it again takes the mark off.
+    """
+    run = load(name, folder=folder)
+    note = {"why": why, "date": datetime.date.today().isoformat()}
+    _write_run(_folder(folder) / f"{name}.json", run.rows, run.summary, {**run.provenance, "superseded": note})
+
+
 def _folder(folder: Path | None) -> Path:
     return Path(folder) if folder is not None else data_dir() / "runs"
 
@@ -393,7 +408,7 @@ def _git(root: Path = _ROOT) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m engramlib.lab.runs list|show NAME|withdraw NAME COLUMN ... --why TEXT`."""
+    """`python -m engramlib.lab.runs list|show NAME|withdraw NAME COLUMN ... --why TEXT|supersede NAME --why TEXT`."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m engramlib.lab.runs", description="Recorded runs.")
@@ -405,7 +420,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     taking.add_argument("columns", nargs="+")
     taking.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only from such rows")
     taking.add_argument("--why", required=True)
+    marking = commands.add_parser("supersede", help="mark a run whose instruments have changed; the reason is kept")
+    marking.add_argument("name")
+    marking.add_argument("--why", required=True)
     args = parser.parse_args(argv)
+    if args.command == "supersede":
+        supersede(args.name, why=args.why)
+        return 0
     if args.command == "withdraw":
         where = {key: _typed(value) for key, value in (pair.split("=", 1) for pair in args.where)}
         print(f"{withdraw(args.name, args.columns, why=args.why, where=where)} rows changed")

@@ -140,6 +140,19 @@ def test_withdrawn_columns_are_gone_and_the_reason_stays(tmp_path):
         runs.withdraw("tiny", ["wrong"], where={"kind": "b"}, why="again", folder=tmp_path)
 
 
+def test_a_superseded_run_keeps_its_numbers_and_says_why(tmp_path):
+    with record(tmp_path) as run:
+        run.add(rows_of(0), seed=0)
+    before = runs.load("tiny", folder=tmp_path)
+    assert before.superseded is None
+    runs.supersede("tiny", why="The ruler was bent.", folder=tmp_path)
+    after = runs.load("tiny", folder=tmp_path)
+    assert after.superseded == "The ruler was bent." and after.rows == before.rows
+    with record(tmp_path, overwrite=True) as run:
+        run.add(rows_of(0), seed=0)
+    assert runs.load("tiny", folder=tmp_path).superseded is None
+
+
 def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "data_dir", lambda: tmp_path)
     (tmp_path / "runs").mkdir()
@@ -148,6 +161,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert runs.main(["list"]) == 0 and "tiny: " in capsys.readouterr().out
     assert runs.main(["show", "tiny"]) == 0 and json.loads(capsys.readouterr().out)["rows"] == 3
     assert runs.main(["show", "none"]) == 1 and "tiny" in capsys.readouterr().err
+    assert runs.main(["supersede", "tiny", "--why", "a test"]) == 0 and runs.load("tiny").superseded == "a test"
     assert runs.main(["withdraw", "tiny", "after", "--where", "digit=2", "--why", "a test"]) == 0
     assert {row["digit"]: row.get("after") for row in runs.load("tiny").rows if "digit" in row} == {0: 0.0, 2: None}
 
