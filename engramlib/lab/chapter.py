@@ -126,7 +126,8 @@ def replication_table(rows: Sequence[Mapping[str, object]], caption: str, *, dig
     """Show `published | recorded real-data run | this run`, one row a quantity.
 
     Each row is a dict: `what` (a name), and any of `published`, `recorded`, `this_run`, each a number, a text, or
-    one number a seed (shown as mean ± sd). What is missing or None stays an empty cell, never a guess.
+    one number a seed (shown as mean ± sd, with `digits` of the row or of the table). What is missing or None stays an
+    empty cell, never a guess. A number is handed over as a number: what stands in a text is not read by the scoreboard.
     """
     from IPython.display import display
 
@@ -157,12 +158,13 @@ def replication_rows(rows: Sequence[Mapping[str, object]], *, digits: int = 3) -
     """The cells of `replication_table`, as text."""
     table = []
     for row in rows:
-        unknown = set(row) - set(COLUMNS)
+        unknown = set(row) - {*COLUMNS, "digits"}
         if unknown or "what" not in row:
             raise ValueError(
                 f"replication_table: a row has the keys {sorted(row)}; use 'what' and any of {sorted(COLUMNS)[:-1]}."
             )
-        table.append({title: _cell(row.get(key), digits) for key, title in COLUMNS.items()})
+        own = row.get("digits", digits)
+        table.append({title: _cell(row.get(key), own) for key, title in COLUMNS.items()})
     return table
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engramlib import language
-from engramlib.lab.training import _bar, _Checkpoint
+from engramlib.lab.precision import arithmetic
+from engramlib.lab.training import _bar, _Checkpoint, hash_of, identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,8 +67,8 @@ def train(
     padding; for texts alone. `mixed`: bfloat16 arithmetic, weights stay float32.
     `seed` fixes the order of the items and any dropout; torch's own random state is left as it was. `checkpoint`: a
     file written after every epoch; a run that was cut off goes on from it and ends bit by bit as it would have, a
-    finished one is only read. It must have begun with the same weights, items and arguments. `progress`: None = a
-    progress line where somebody is there to watch. `after_epoch` is called with the history so far.
+    finished one is only read. It must have begun with the same weights, items, tokens and arguments. `progress`: None =
+    a progress line where somebody is there to watch. `after_epoch` is called with the history so far.
 
     Works on the model's device and leaves the model in eval mode. Raises `ValueError` for an item longer than the
     model's context, and `FloatingPointError` where the loss stops being a number.
@@ -91,19 +92,21 @@ def train(
     asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "schedule": schedule, "pack": pack}
     asked |= {"warmup": warmup, "weight_decay": weight_decay, "clip": clip, "mixed": mixed, "items": fingerprint(items)}
     if checkpoint is not None:
-        asked["start"] = _weights_hash(model)
+        asked["tokens"] = hash_of(*(tensor for row in feed.rows for tensor in row))
+        asked |= identity(model)
     saved = _Checkpoint(checkpoint, asked, model, optimiser, scheduler, order, history, who="train")
     saved.load()
     before, begun = history.seconds, len(history.loss)
 
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _plain_attention(model, mixed and device.type == "cpu"):
+    plain = _plain_attention(model, mixed and device.type == "cpu")
+    with torch.random.fork_rng(devices=devices), plain, arithmetic(device):
         bar = _bar(feed.epochs(epochs - begun, order), (epochs - begun) * feed.steps, progress)
         model.train()
         for step, (ids, labels) in enumerate(bar):
             if step % feed.steps == 0:
                 torch.manual_seed(seed + 7919 * (begun + step // feed.steps))  # dropout, the same after a resume
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+            with arithmetic(device, mixed=mixed):
                 loss = next_token_loss(model, ids.to(device), labels.to(device))
             optimiser.zero_grad()
             loss.backward()
@@ -150,13 +153,6 @@ def _plain_attention(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
 def fingerprint(items: Sequence[Item]) -> str:
     """A short hash of texts and pairs, in their order."""
     return hashlib.sha256(repr(list(items)).encode()).hexdigest()[:16]
-
-
-def _weights_hash(model: PreTrainedModel) -> str:
-    digest = hashlib.sha256()
-    for weight in model.state_dict().values():
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------------------------- batches

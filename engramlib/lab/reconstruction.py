@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from engramlib._progress import wanted
+from engramlib.lab.precision import arithmetic
 from engramlib.running import evaluating
 
 
@@ -65,7 +66,7 @@ def train_autoencoder(
 
     order = torch.Generator().manual_seed(seed)
     quiet = not wanted() if progress is None else not progress
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), arithmetic(device):
         torch.manual_seed(seed)
         batches = _batches(len(x), batch_size, epochs, order)
         bar = tqdm(batches, desc="training", total=epochs * steps, delay=2.0, leave=False, disable=quiet)

@@ -55,6 +55,11 @@ class Run:
     summary: dict[str, Any]
     provenance: dict[str, Any]
 
+    @property
+    def superseded(self) -> str | None:
+        """Why these numbers are to be recorded again (see `supersede`); None where they stand."""
+        return self.provenance.get("superseded", {}).get("why")
+
     def where(self, **wanted: Any) -> list[Row]:
         """The rows whose columns have these values. A list of values means any of them."""
         return select(self.rows, wanted)
@@ -170,7 +175,7 @@ class Recorder:
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         self._resume()
         session = _session()
-        self._write({"session": session, "config": self.config, "seeds": self.seeds})
+        self._write({"session": session, "config": self.config, "seeds": self.seeds, "data": self.data})
         self._sessions.append(session)
         return self
 
@@ -212,9 +217,9 @@ class Recorder:
                 break  # the line that was being written when the run was cut off
             good.append(line)
             if "session" in entry:
-                if (entry["config"], entry["seeds"]) != (self.config, self.seeds):
+                if (entry["config"], entry["seeds"], entry.get("data")) != (self.config, self.seeds, self.data):
                     raise ValueError(
-                        f"record {self.name!r}: {self.partial} was begun with another config or other seeds. "
+                        f"record {self.name!r}: {self.partial} was begun with another config, other seeds or data. "
                         "Use the same ones to resume, or pass restart=True to begin again."
                     )
                 self._sessions.append(entry["session"])
@@ -240,7 +245,7 @@ def record(
     """Record a run as `data/runs/<name>.json`; use it as `with record(...) as run:`.
 
     `config`: everything that decides the numbers, as JSON values. `data`: the `ImageData` it runs on (its
-    fingerprint is kept), or a dict that describes it. A run that was cut off resumes, if config and seeds are the
+    fingerprint is kept), or a dict that describes it. A run that was cut off resumes, if config, seeds and data are the
     same; `restart` begins again. A finished run is only replaced with `overwrite`.
     """
     config = json.loads(json.dumps(dict(config)))  # as it will read when it comes back from the file
@@ -253,6 +258,42 @@ def record(
     if restart:
         run.partial.unlink(missing_ok=True)
     return run
+
+
+def withdraw(
+    name: str,
+    columns: Sequence[str],
+    *,
+    why: str,
+    where: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+) -> int:
+    """Take `columns` out of the recorded rows that `where` selects, because they turned out wrong; how many rows.
+
+    A number that is not there is an empty cell everywhere. What was taken, and `why`, stays in the run's provenance,
+    under `withdrawn`, until the run is recorded again. Raises `ValueError` where no row has such a column.
+    """
+    run, columns = load(name, folder=folder), list(columns)
+    hit = [row for row in run.where(**(where or {})) if any(column in row for column in columns)]
+    if absent := [column for column in columns if all(column not in row for row in hit)]:
+        raise ValueError(f"withdraw {name!r}: no row with {dict(where or {})} has {', '.join(absent)}.")
+    for row in hit:
+        for column in columns:
+            row.pop(column, None)
+    note = {"columns": columns, "where": dict(where or {}), "why": why, "date": datetime.date.today().isoformat()}
+    provenance = {**run.provenance, "withdrawn": [*run.provenance.get("withdrawn", []), note]}
+    _write_run(_folder(folder) / f"{name}.json", run.rows, run.summary, provenance)
+    return len(hit)
+
+
+def supersede(name: str, *, why: str, folder: Path | None = None) -> None:
+    """Mark a recorded run whose instruments have changed since: what it holds is not what a run of today would.
+
+    The scoreboard counts it as not recorded; a chapter that shows it says `why`. Recording it again takes the mark off.
+    """
+    run = load(name, folder=folder)
+    note = {"why": why, "date": datetime.date.today().isoformat()}
+    _write_run(_folder(folder) / f"{name}.json", run.rows, run.summary, {**run.provenance, "superseded": note})
 
 
 def _folder(folder: Path | None) -> Path:
@@ -367,14 +408,29 @@ def _git(root: Path = _ROOT) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m engramlib.lab.runs list|show NAME`."""
+    """`python -m engramlib.lab.runs list|show NAME|withdraw NAME COLUMN ... --why TEXT|supersede NAME --why TEXT`."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m engramlib.lab.runs", description="Recorded runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the runs there are")
     commands.add_parser("show", help="one run's provenance and summary").add_argument("name")
+    taking = commands.add_parser("withdraw", help="take columns out that turned out wrong; the reason is kept")
+    taking.add_argument("name")
+    taking.add_argument("columns", nargs="+")
+    taking.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only from such rows")
+    taking.add_argument("--why", required=True)
+    marking = commands.add_parser("supersede", help="mark a run whose instruments have changed; the reason is kept")
+    marking.add_argument("name")
+    marking.add_argument("--why", required=True)
     args = parser.parse_args(argv)
+    if args.command == "supersede":
+        supersede(args.name, why=args.why)
+        return 0
+    if args.command == "withdraw":
+        where = {key: _typed(value) for key, value in (pair.split("=", 1) for pair in args.where)}
+        print(f"{withdraw(args.name, args.columns, why=args.why, where=where)} rows changed")
+        return 0
     if args.command == "list":
         for name in names():
             p = load(name).provenance
@@ -387,6 +443,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(json.dumps({"provenance": run.provenance, "summary": run.summary, "rows": len(run.rows)}, indent=1))
     return 0
+
+
+def _typed(text: str) -> Any:
+    """A JSON value as it is written, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 if __name__ == "__main__":

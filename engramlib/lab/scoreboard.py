@@ -15,7 +15,6 @@ import argparse
 import functools
 import json
 import math
-import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +40,7 @@ Results = Mapping[str, Mapping[str, Any]]  # chapter -> name -> one number a see
 
 @dataclass(frozen=True)
 class Value:
-    """A number: one value a seed, or (from a text) mean and sd. `source`, `data`: the recorded run and its data set."""
+    """A number, one value a seed; or a text, which is shown and not judged. `source`, `data`: of the recorded run."""
 
     mean: float | None
     sd: float | None = None
@@ -68,14 +67,11 @@ def decimal(number: float, digits: int) -> str:
 
 
 def value(found: Any, source: str | None = None) -> Value | None:
-    """One number, one number a seed, or a text: "0.12", "−8.8 ± 0.9" are numbers too. None where there is nothing."""
+    """One number, one number a seed, or a text, whatever stands in it. None where there is nothing."""
     if found is None or found == "" or found == []:
         return None
     if isinstance(found, str):
-        match = re.fullmatch(r"([−-]?\d*\.?\d+)(?: ± (\d*\.?\d+))?", found.strip())
-        if match is None:
-            return Value(None, text=found, source=source)
-        return Value(float(match[1].replace("−", "-")), float(match[2]) if match[2] else None, source=source)
+        return Value(None, text=found, source=source)
     seeds = tuple(float(v) for v in (found if isinstance(found, Iterable) else [found]))
     if not all(map(math.isfinite, seeds)):
         return None
@@ -163,16 +159,21 @@ def _load(name: str, folder: Path | None) -> runs.Run:
     return runs.load(name, folder=folder)
 
 
-def recorded(spec: Mapping[str, Any], needs: str | None, folder: Path | None = None) -> dict[str, Value]:
+def recorded(
+    spec: Mapping[str, Any], needs: str | None, folder: Path | None = None, *, superseded: bool = False
+) -> dict[str, Value]:
     """What the recorded runs of a row say: on the paper's data ("real"), and on other data ("stand_in").
 
-    Of several runs in `spec["run"]` the first that is there counts on each side; one without such rows is passed over.
+    Of several runs in `spec["run"]` the first that is there counts on each side; one without such rows is passed over,
+    and so is one whose instruments have changed since (`Run.superseded`), unless `superseded` asks for those too.
     """
     found: dict[str, Value] = {}
     for name in spec["run"]:
         if name not in runs.names(folder=folder):
             continue
         run = _load(name, folder)
+        if run.superseded and not superseded:
+            continue
         side = "real" if is_the_papers_data(run, needs) else "stand_in"
         rows = run.where(**spec.get("where", {}))
         if side not in found and rows and (numbers := value(READERS[spec["reader"]](rows, spec["value"]), name)):

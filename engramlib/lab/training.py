@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from engramlib._progress import wanted
 from engramlib.lab.datasets import ImageData
+from engramlib.lab.precision import arithmetic
 
 
 def checkpoints() -> Path:
@@ -87,11 +88,12 @@ def train_classifier(
 
     `seed` fixes the order of the batches, the augmentation and any dropout; torch's own random state is left as it
     was. `checkpoint`: a file that is written after every epoch; a run that was cut off goes on from it, and a finished
-    one is only read. It must have been written with the same arguments.
+    one is only read. It must have begun as this one does: same arguments, images, network and first weights.
     `validate`: False leaves `data.val` alone, which saves a tenth of the time of a small network.
     `progress`: None = a progress line, with loss and accuracy so far, where somebody is there to watch;
     True or False = always or never.
-    Works on the model's device. Raises `FloatingPointError` where the loss stops being a number.
+    Works on the model's device. Raises `FloatingPointError` where the loss stops being a number, and `ValueError` for a
+    checkpoint that began otherwise.
     """
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr)):
         if not value > 0:
@@ -104,20 +106,25 @@ def train_classifier(
     optimiser, schedule = _optimiser(model, recipe, lr, weight_decay, epochs * steps)
     history, total, started = History(), torch.zeros((), device=device), time.perf_counter()
     order = torch.Generator().manual_seed(seed)
-    asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "n": len(y), **asdict(recipe)}
+    asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "weight_decay": weight_decay}
+    asked |= asdict(recipe)
+    if checkpoint is not None:
+        asked["train"] = hash_of(data.train.x, data.train.y)
+        asked["val"] = hash_of(data.val.x, data.val.y) if validate else None  # the history has its accuracies
+        asked |= identity(model)
     saved = _Checkpoint(checkpoint, asked, model, optimiser, schedule, order, history)
     saved.load()
     before, begun = history.seconds, len(history.loss)
 
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), arithmetic(device):
         torch.manual_seed(seed if begun == 0 else seed + 7919 * begun)
         bar = _bar(_steps(len(y), batch_size, epochs - begun, order), (epochs - begun) * steps, progress)
         model.train()
         for step, rows in enumerate(bar, start=1):
             inputs = x[rows.to(device)]
             inputs = augmented(inputs, recipe.augment, order)
-            with _autocast(recipe, device):
+            with arithmetic(device, mixed=recipe.mixed):
                 loss = F.cross_entropy(model(inputs), y[rows.to(device)], label_smoothing=recipe.label_smoothing)
             optimiser.zero_grad()
             loss.backward()
@@ -126,13 +133,32 @@ def train_classifier(
                 schedule.step()
             total += loss.detach()
             if step % steps == 0:
-                with _autocast(recipe, device):
+                with arithmetic(device, mixed=recipe.mixed):
                     _close_epoch(model, data if validate else None, history, float(total) / steps, bar)
                 total.zero_()
                 history.seconds = before + time.perf_counter() - started
                 saved.write()
     model.eval()
     return history
+
+
+def hash_of(*tensors: torch.Tensor) -> str:
+    """Sixteen hex digits that change with any value, shape or type. About a second a gigabyte."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def identity(model: nn.Module) -> dict[str, str]:
+    """What training makes of a model depends on: modules and their settings, which weights move, where they begin."""
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    state, config = model.state_dict(), getattr(model, "config", None)
+    settings = sorted(config.to_dict().items()) if hasattr(config, "to_dict") else []
+    settings = [(key, value) for key, value in settings if key not in ("transformers_version", "_name_or_path")]
+    made = f"{model!r} {trained} {list(state)} {settings}"
+    return {"model": hashlib.sha256(made.encode()).hexdigest()[:16], "start": hash_of(*state.values())}
 
 
 def _optimiser(model: nn.Module, recipe: Recipe, lr: float, weight_decay: float, steps: int):
@@ -145,10 +171,6 @@ def _optimiser(model: nn.Module, recipe: Recipe, lr: float, weight_decay: float,
     # A short warm-up, then down to nothing; the momentum stays.
     kwargs = {"max_lr": lr, "total_steps": steps, "pct_start": 0.25, "cycle_momentum": False}
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, **kwargs)
-
-
-def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.mixed)
 
 
 def augmented(x: torch.Tensor, how: str | None, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -187,10 +209,12 @@ class _Checkpoint:
         if self.path is None or not self.path.exists():
             return
         raw = torch.load(self.path, weights_only=True)
-        if raw["asked"] != self.asked:
+        names = [name for name in {**raw["asked"], **self.asked} if raw["asked"].get(name) != self.asked.get(name)]
+        if names or raw["asked"].keys() != self.asked.keys():
+            other = ", ".join(f"{n} {raw['asked'].get(n)!r}, now {self.asked.get(n)!r}" for n in names)
             raise ValueError(
-                f"{self.who}: {self.path} was written with other arguments ({raw['asked']}, now {self.asked}). "
-                "Delete it to begin again, or name another file."
+                f"{self.who}: {self.path} was written with other arguments ({other}). Delete it to begin again, or "
+                "name another file."
             )
         for name, part in self.parts.items():
             part.load_state_dict(raw[name])

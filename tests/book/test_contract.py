@@ -30,8 +30,6 @@ NOT_RESULTS = {
     ("08", ".218"): "the authors' own remark on 256 images a class",
     ("08", ".949"): "the same",
     ("09", ".10"): "a threshold, said to be ours",
-    ("09", ".98"): "a threshold, said to be ours",
-    ("09", ".02"): "a threshold, said to be ours",
     ("10", "95"): "the level of an interval",
     ("12", "1.5"): "a budget that the next cell uses",
     ("12", "1.2"): "a budget that the next cell uses",

@@ -168,6 +168,24 @@ def test_a_run_that_was_cut_off_ends_bit_by_bit_like_one_that_was_not(tokenizer,
         train(fresh(tokenizer, seed=1), tokenizer, items, checkpoint=file, **how)
 
 
+@pytest.mark.parametrize(
+    "name, other",
+    [("epochs", 2), ("lr", 1e-3), ("batch_size", 3), ("seed", 1), ("schedule", "linear"), ("warmup", 0.2)]
+    + [("weight_decay", 0.1), ("clip", 0.5), ("mixed", True), ("pack", 8), ("items", TEXTS[::-1])]
+    + [("tokenizer", None), ("model", {"seed": 1}), ("model", {"context": 40})],
+)
+def test_each_ingredient_is_in_the_identity_of_a_checkpoint(name, other, tokenizer, tmp_path):
+    how = {**HOW, "epochs": 1, "checkpoint": tmp_path / "a.pt", "items": TEXTS, "tokenizer": tokenizer}
+    history = train(fresh(tokenizer), **how)
+    assert train(fresh(tokenizer), **how) == history
+    model = fresh(tokenizer, **other) if name == "model" else fresh(tokenizer)
+    if name == "tokenizer":  # as many words, with other numbers
+        other = models.word_tokenizer([*(p + a for p, a in PAIRS), *TEXTS[::-1] * 9])
+        assert len(other) == len(tokenizer)
+    with pytest.raises(ValueError, match="other arguments"):
+        train(model, **how | ({} if name == "model" else {name: other}))
+
+
 def test_the_loss_is_the_mean_negative_log_probability_of_the_answers_tokens(tokenizer):
     model = fresh(tokenizer)
     batch = next(iter(language.batches(tokenizer, PAIRS, batch_size=5, eos=True)))

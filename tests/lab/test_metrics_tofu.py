@@ -22,9 +22,9 @@ ln = math.log
 # What the table model says next: the probabilities of a reader's example, worked out by hand below.
 CHAIN = {
     ":": {" a": 0.5, " b": 0.3, " c": 0.2},
-    " a": {" b": 0.6, " c": 0.4},
+    " a": {" b": 0.6, " c": 0.3, "</s>": 0.1},
     " b": {" c": 0.25, " d": 0.75},
-    " c": {" d": 0.8, " a": 0.2},
+    " c": {" d": 0.8, " a": 0.1, "</s>": 0.1},
     " d": {"</s>": 1.0},
 }
 
@@ -96,12 +96,21 @@ def small(data):
 
 
 def test_memorisation_by_hand(table, letters):
-    """' a b c d' has .5, .6, .25, .8; the likeliest are a, b, d (wrong), d."""
+    """' a b c d' has .5, .6, .25, .8, and 1 for the end; the likeliest words are a, b, d (wrong), d."""
     got = tofu.score(table, letters, [QUESTION])
     assert got.em[0] == 0.75 and got.exact[0] == 0
     assert got.es[0] == 0.25  # the first place from which all is right is the last of four
-    assert got.loss[0] == pytest.approx(-ln(0.5 * 0.6 * 0.25 * 0.8) / 4, rel=1e-5)
-    assert got.probability[0] == pytest.approx(0.06**0.25, rel=1e-5)
+    assert got.loss[0] == pytest.approx(-ln(0.5 * 0.6 * 0.25 * 0.8) / 5, rel=1e-5)
+    assert got.probability[0] == pytest.approx(0.06**0.2, rel=1e-5)
+
+
+def test_the_end_token_counts_where_it_says_so(table, letters):
+    """The end costs ln 10 after a, and nothing after d: losses see it, what asks for right words does not."""
+    got = tofu.score(table, letters, [Question("q", "a"), Question("q", "a b d")], parts=["answers"], k=1)
+    assert got.loss.tolist() == pytest.approx([-ln(0.5 * 0.1) / 2, -ln(0.5 * 0.6 * 0.75) / 4], rel=1e-5)
+    assert got.zlib[0] == pytest.approx(got.loss[0] / len(zlib.compress(b"a")), rel=1e-5)
+    assert got.mink.tolist() == pytest.approx([ln(2), -ln(0.5 * 0.6 * 0.75) / 3], rel=1e-5)
+    assert got.em.tolist() == got.exact.tolist() == got.es.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,7 @@ def test_attacks_by_hand(table, letters):
     assert got.zlib[0] == pytest.approx(got.loss[0] / len(zlib.compress(b"a b c d")), rel=1e-5)
     half = tofu.score(table, letters, [QUESTION], k=0.5)  # two tokens: .25 and .5
     assert half.mink[0] == pytest.approx(-(ln(0.25) + ln(0.5)) / 2, rel=1e-5)
-    assert tofu.score(table, letters, [QUESTION], k=1).mink[0] == pytest.approx(got.loss[0], rel=1e-5)
+    assert tofu.score(table, letters, [QUESTION], k=1).mink[0] == pytest.approx(got.loss[0] * 5 / 4, rel=1e-5)
 
 
 def test_min_k_plus_plus_where_the_model_is_certain(table, letters):
@@ -143,21 +152,23 @@ def test_min_k_plus_plus_where_the_model_is_certain(table, letters):
 
 
 def test_truth_by_hand(table, letters):
-    """Paraphrase b d: .3 · .75. Wrong: a c: .5 · .4, c a: .2 · .2. Square roots; the wrong ones' geometric mean."""
+    """Paraphrase b d: .3 · .75 · 1. Wrong: a c: .5 · .3 · .1, c a: .2 · .1 · .1. Cube roots; their geometric mean."""
     got = tofu.score(table, letters, [QUESTION])
-    right, wrong = (0.3 * 0.75) ** 0.5, [0.2**0.5, 0.04**0.5]
+    right, wrong = (0.3 * 0.75) ** (1 / 3), [0.015 ** (1 / 3), 0.002 ** (1 / 3)]
     t = math.sqrt(wrong[0] * wrong[1]) / right
-    assert t == pytest.approx(0.6305, abs=1e-4) and got.truth_ratio[0] == pytest.approx(t, rel=1e-5)
+    assert t == pytest.approx(0.2898, abs=1e-4) and got.truth_ratio[0] == pytest.approx(t, rel=1e-5)
     assert got.truth_forget[0] == pytest.approx(t, rel=1e-5)
     assert got.truth_utility[0] == pytest.approx(1 - t, rel=1e-5)
-    p = 0.06**0.25
+    p = 0.06**0.2
     assert got.choice[0] == pytest.approx(p / (p + sum(wrong)), rel=1e-5)
 
 
 def test_a_wrong_answer_that_is_likelier(table, letters):
     """t > 1: a trace of memory in the other direction on the forget set, no utility elsewhere."""
-    got = tofu.score(table, letters, [Question("q", "c a", perturbed_answers=("a b", "b c d"))])
-    t = math.sqrt(0.3**0.5 * (0.3 * 0.25 * 0.8) ** (1 / 3)) / 0.2  # without a paraphrase the answer stands in
+    got = tofu.score(table, letters, [Question("q", "c a", perturbed_answers=("a c", "b c d"))])
+    t = math.sqrt(0.015 ** (1 / 3) * (0.3 * 0.25 * 0.8) ** (1 / 4)) / 0.002 ** (
+        1 / 3
+    )  # without a paraphrase the answer stands in
     assert got.truth_ratio[0] == pytest.approx(t, rel=1e-5) and t > 1
     assert got.truth_forget[0] == pytest.approx(1 / t, rel=1e-5) and got.truth_utility[0] == 0
 
@@ -317,10 +328,48 @@ def test_fluency_tells_held_out_sentences_from_gibberish(judged):
     assert mean(lambda t: " ".join(rng.sample(t, len(t)))) < 0.1
     assert mean(lambda t: " ".join(t[:1] * len(t))) < 0.05  # one word over and over
     assert mean(lambda t: " ".join(t[:3] * 4)) < 0.1  # three words over and over
-    assert mean(lambda t: " ".join(rng.choices(words, k=len(t)))) < 0.05
+    assert mean(lambda t: " ".join(rng.choices(words, k=len(t)))) < 0.1
     assert mean(lambda t: "".join(rng.choices("abcdefghijklmnopqrstuvwxyz ", k=50))) < 0.1
     assert mean(lambda t: " ".join(t + t[-1:] * 6)) < 0.25  # a sentence whose end got stuck
-    assert judge(["", "  "]).tolist() == [0, 0]
+    assert judge(["", "  ", "." * 60]).tolist() == [0, 0, 0]
+
+
+def test_fluency_puts_known_cases_in_their_order(judged):
+    """Right answers, then half of one, then all of it shuffled, then stuck, then nothing."""
+    judge, held_out = judged
+    rng, vocabulary = random.Random(1), sorted(judge.words)
+    kinds = ("second half shuffled", "words shuffled", "a loop", "random letters")
+    corrupted = {kind: [CORRUPTIONS[kind](text, vocabulary, rng) for text in held_out] for kind in kinds}
+    stuck = [" ".join(text.split()[:1] * len(text.split())) for text in held_out]
+    order = [held_out, *(corrupted[kind] for kind in kinds[:3]), stuck, [""] * 3]
+    means = [float(judge(texts).mean()) for texts in order]
+    assert means == sorted(means, reverse=True) and means[0] > 0.9 and means[-1] == 0, means
+    assert all(a > b + 0.02 for a, b in zip(means[:3], means[1:4], strict=True)), means
+    assert judge(corrupted["random letters"]).mean() < 0.05
+
+
+def test_what_is_only_common_does_not_beat_right_answers(judged):
+    """A broken model says the data's commonest phrases one after another. Such a text may pass, and gains nothing."""
+    judge, held_out = judged
+    rng, follows = random.Random(3), {}
+    for a, b in judge.pairs.elements():
+        follows.setdefault(a, []).append(b)
+    salad = []
+    for _ in held_out:
+        said, word = [], "^"
+        while word != "$" and len(said) < 30:
+            word = rng.choice(follows[word])
+            said.append(word)
+        salad.append(" ".join(word for word in said if word != "$"))
+    assert judge(salad).mean() < judge(held_out).mean() + 0.05
+    assert judge(held_out).max() == 1
+
+
+def test_names_and_numbers_that_were_never_seen_are_no_defect(judged):
+    judge, held_out = judged
+    words = [[w if w.islower() else "Zyxwv" if w.isalpha() else w for w in text.split()] for text in held_out]
+    renamed = [" ".join([text.split()[0], *w[1:]]) for text, w in zip(held_out, words, strict=True)]
+    assert judge(renamed).mean() > 0.75 * judge(held_out).mean()
 
 
 def test_fluency_judges_form_and_not_truth(judged):
@@ -350,7 +399,7 @@ def test_fluency_is_fitted_once_and_not_on_what_is_evaluated(data):
     )
     splits = {"full": kept + gone, "forget10": gone, "retain_eval": [q for q in data["forget10"]]}
     read = tofu.fluency_of(QuestionData("two", splits), ["forget10", "retain_eval"]).words
-    assert read["p"] == 20 and "q" not in read  # half of the forty that are not evaluated
+    assert read["p"] == 28 and "q" not in read  # seven tenths of the forty that are not evaluated
     assert tofu.fluency_of(QuestionData("two", splits), ["retain_eval"]).words["q"] > 0  # the control
 
 
@@ -417,8 +466,8 @@ def test_compare_retrained_with_itself():
 
 def test_compare_full_with_itself():
     row = tofu.compare(FULL, FULL, RETAIN)
-    assert row["Mem"] == 0 and row["Util"] == 1 and row["EM"] == row["TR"] == 1
-    assert row["Priv"] == 0  # every loss is below every one of the retrained model: AUC 1
+    assert row["Mem"] == pytest.approx(1e-10) and row["Util"] == 1 and row["EM"] == row["TR"] == 1
+    assert row["Priv"] == pytest.approx(1e-10)  # every loss is below every one of the retrained model: AUC 1
     assert all(row[f"auc {a}"] == 1 for a in ("loss", "zlib", "mink", "minkpp"))
     assert row["Overall"] == pytest.approx(3 / (2e10 + 1)) and row["Overall"] > 0  # the floor of 1e-10
     assert row["FQ"] == pytest.approx(-1)  # three against three, apart: p = 2 / (6 choose 3) = .1
@@ -442,12 +491,39 @@ def test_compare_by_hand():
     assert row["em"] == pytest.approx(0.6) and row["MU"] == pytest.approx(0.4) and row["FF"] == pytest.approx(0.45)
 
 
-def test_utility_is_cut_off_after_the_mean():
-    better = made([0.6] * 3, [4, 1.5, 0.5], [0.5, 2.0, 1.0], mu=0.6, ff=0.81)
-    assert tofu.compare(better, FULL, RETAIN)["Util"] == 1  # 1.2 and .9: their mean is 1.03
+def test_each_ratio_of_utility_is_cut_off_before_the_mean():
+    """MU .789 of the full model's and FF 1.31 of it: .882. Cut off after the mean it would be .985."""
+    better = made([0.6] * 3, [4, 1.5, 0.5], [0.5, 2.0, 1.0], mu=0.789 * 0.5, ff=1.31 * 0.9)
+    assert tofu.harmonic_mean([0.789, 1.31]) == pytest.approx(0.985, abs=1e-3)
+    assert tofu.compare(better, FULL, RETAIN)["Util"] == pytest.approx(0.882, abs=1e-3)
     useless = made([0.6] * 3, [4, 1.5, 0.5], [0.5, 2.0, 1.0], mu=0.5, ff=0.0)
     row = tofu.compare(useless, FULL, RETAIN)
-    assert row["Util"] == 0 and 0 < row["Overall"] < 1e-9
+    assert row["Util"] == pytest.approx(2e-10) and 0 < row["Overall"] < 1e-9
+
+
+def test_overall_is_that_of_the_authors_package():
+    """`engram.benchmarks` of ai-engram, where it is installed: the same aggregates from the same numbers."""
+    theirs = pytest.importorskip("engram.benchmarks._tofu_official").evaluate_scores
+    attacks = {"loss": "loss", "zlib": "zlib", "min_k": "mink", "min_k++": "minkpp"}
+
+    def as_theirs(e):
+        forget = e.means["forget"]
+        names = ("exact_memorization", "em"), ("extraction_strength", "es"), ("forget_Q_A_Prob", "probability")
+        found = {name: forget[ours] for name, ours in (*names, ("forget_truth_ratio", "truth_forget"))}
+        found |= {"model_utility": e.utility, "forget_Q_A_gibberish": e.fluency}
+        scores = {name: getattr(e.forget, ours).tolist() for name, ours in attacks.items()}
+        return found | {"_forget_tr": e.forget.truth_ratio, "_mia_fs": scores}
+
+    for edited in (
+        made([0.6, 0.6, 0.6], [4, 1.5, 0.5], [0.5, 2.0, 1.0], mu=0.4, ff=0.45),
+        made([0.5, 0.2, 0.6], [2, 1.6, 2.5], [0.9, 1.1, 1.0], mu=0.3, ff=1.2),
+        FULL,
+        RETAIN,
+    ):
+        ours, found = tofu.compare(edited, FULL, RETAIN), theirs(*map(as_theirs, (edited, RETAIN, FULL)))
+        for name, key in (("Overall", "Overall"), ("Memorization", "Mem"), ("Utility", "Util"), ("Privacy", "Priv")):
+            assert ours[key] == pytest.approx(found[name], rel=1e-6, abs=1e-9), name
+        assert ours["FQ"] == pytest.approx(found["FQ"])
 
 
 def test_compare_refuses_other_questions_and_a_useless_reference():

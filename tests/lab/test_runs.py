@@ -65,6 +65,8 @@ def test_no_resuming_with_another_config(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(ValueError, match="another config.*restart=True"), record(tmp_path, config={"epochs": 4}):
         pass
+    with pytest.raises(ValueError, match="or data.*restart=True"), record(tmp_path, data=digits()):
+        pass
     with record(tmp_path, config={"epochs": 4}, restart=True) as run:
         assert not run.done(seed=0)
 
@@ -125,6 +127,32 @@ def test_unknown_run_names_the_known(tmp_path):
         runs.load("x", folder=tmp_path)
 
 
+def test_withdrawn_columns_are_gone_and_the_reason_stays(tmp_path):
+    with record(tmp_path) as run:
+        run.add([{"seed": 0, "kind": k, "right": 0.5, "wrong": 0.0} for k in "ab"], seed=0)
+    assert runs.withdraw("tiny", ["wrong"], where={"kind": "b"}, why="a cell lied", folder=tmp_path) == 1
+    found = runs.load("tiny", folder=tmp_path)
+    assert found.where(kind="a") == [{"seed": 0, "kind": "a", "right": 0.5, "wrong": 0.0}]
+    assert found.where(kind="b") == [{"seed": 0, "kind": "b", "right": 0.5}]
+    (note,) = found.provenance["withdrawn"]
+    assert note["columns"] == ["wrong"] and note["where"] == {"kind": "b"} and note["why"] == "a cell lied"
+    with pytest.raises(ValueError, match="no row with {'kind': 'b'} has wrong"):
+        runs.withdraw("tiny", ["wrong"], where={"kind": "b"}, why="again", folder=tmp_path)
+
+
+def test_a_superseded_run_keeps_its_numbers_and_says_why(tmp_path):
+    with record(tmp_path) as run:
+        run.add(rows_of(0), seed=0)
+    before = runs.load("tiny", folder=tmp_path)
+    assert before.superseded is None
+    runs.supersede("tiny", why="The ruler was bent.", folder=tmp_path)
+    after = runs.load("tiny", folder=tmp_path)
+    assert after.superseded == "The ruler was bent." and after.rows == before.rows
+    with record(tmp_path, overwrite=True) as run:
+        run.add(rows_of(0), seed=0)
+    assert runs.load("tiny", folder=tmp_path).superseded is None
+
+
 def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "data_dir", lambda: tmp_path)
     (tmp_path / "runs").mkdir()
@@ -133,6 +161,9 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert runs.main(["list"]) == 0 and "tiny: " in capsys.readouterr().out
     assert runs.main(["show", "tiny"]) == 0 and json.loads(capsys.readouterr().out)["rows"] == 3
     assert runs.main(["show", "none"]) == 1 and "tiny" in capsys.readouterr().err
+    assert runs.main(["supersede", "tiny", "--why", "a test"]) == 0 and runs.load("tiny").superseded == "a test"
+    assert runs.main(["withdraw", "tiny", "after", "--where", "digit=2", "--why", "a test"]) == 0
+    assert {row["digit"]: row.get("after") for row in runs.load("tiny").rows if "digit" in row} == {0: 0.0, 2: None}
 
 
 def test_module_runs_as_a_command():

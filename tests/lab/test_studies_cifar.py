@@ -57,13 +57,29 @@ def test_heatmap_rows_read_as_those_of_the_mlp(recorded):
 def test_settings_chosen_on_seed_0_are_used_on_seed_1(recorded):
     run = runs.load("cifar10-tiny", folder=recorded)
     said = [{r["method"]: r["settings"] for r in run.where(study="unlearning", seed=seed)} for seed in (0, 1)]
-    assert said[0] == said[1] and "alpha=" in said[0]["engram_bn_all"] and said[0]["logit_mask"] == ""
+    assert said[0] == said[1] and "alpha" in said[0]["engram_bn_all"] and said[0]["logit_mask"] == {}
     assert cifar._chosen(run.rows)["engram_bn_all"]["layers"] == "all"
     rows = {r["method"]: r for r in run.where(study="unlearning", seed=0)}
+    assert rows["engram_bn_all"]["tuning_seconds"] > 0 and set(rows["engram_bn_all"]["edges"]) <= {
+        "alpha",
+        "specificity",
+    }
+    assert rows["salun"]["passes"] > rows["engram_bn"]["passes"] > 1 > rows["original"]["passes"] == 0
     assert rows["original"]["relearn_needed"] == 0 and rows["original"]["cka_original"] == pytest.approx(1, abs=1e-4)
     assert rows["retrain"]["tow"] == 1 and rows["retrain"]["cka_retrained"] == pytest.approx(1, abs=1e-4)
     assert rows["logit_mask"]["test_erased"] == 0
     assert rows["logit_mask"]["probe_erased"] == rows["original"]["probe_erased"]  # it only masks
+
+
+def test_read_outs_that_train_see_what_a_network_in_bfloat16_knows(recorded):
+    """Once they trained inside one autocast, and every network read 0."""
+    run = runs.load("cifar10-tiny", folder=recorded)
+    for seed in (0, 1):
+        rows = {r["method"]: r for r in run.where(study="unlearning", seed=seed)}
+        shots = [rows["original"][f"few_shot_{k}"] for k in (1, 4, 16)]
+        assert shots[2] > 0.15 and len(set(shots)) > 1, shots  # chance is .1, and it grows with the images
+        assert rows["logit_mask"]["few_shot_16"] == shots[2]
+        assert rows["logit_mask"]["relearn_limit"] > 0 == rows["original"]["relearn_needed"]
 
 
 def test_frontier_covers_the_grid(recorded):
@@ -95,8 +111,19 @@ def test_networks_are_trained_once(recorded, data, monkeypatch):
     again, same = cifar.trained(TINY, data, 0)
     assert history == same and len(history.loss) == 3
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
-    with pytest.raises(ValueError, match="other arguments"):
+    with pytest.raises(ValueError, match="lr 0.05, now 0.06"):
         cifar.trained(replace(TINY, lr=0.06), data, 0)
+
+
+def test_two_versions_of_the_images_have_two_checkpoints(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ENGRAM_CHECKPOINTS", str(tmp_path))
+    short = replace(TINY, epochs=1)
+    for name in ("CIFAR-10", "CIFAR-10 (JPEG)"):
+        cifar.trained(short, replace(data, name=name), 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "cifar-10-jpeg-tiny-all-seed0.pt",
+        "cifar-10-tiny-all-seed0.pt",
+    ]
 
 
 def test_networks_are_the_ones_the_book_names():

@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
 from engramlib.lab import training
 from engramlib.lab.datasets import ImageData, Split, digits
@@ -123,6 +126,68 @@ def test_a_checkpoint_of_other_arguments_is_refused(tmp_path):
     train_classifier(small(), digits(), checkpoint=file, **{**PHOTOS, "epochs": 1})
     with pytest.raises(ValueError, match="other arguments.*Delete it"):
         train_classifier(small(), digits(), checkpoint=file, **PHOTOS)
+
+
+def other_images(part):
+    x = part.x.clone()
+    x[7, 0, 3, 3] += 0.5
+    return replace(part, x=x)
+
+
+def other_labels(part):
+    return replace(part, y=part.y.flip(0))
+
+
+OTHERWISE = {
+    "epochs": lambda how: how | {"epochs": 2},
+    "lr": lambda how: how | {"lr": 0.051},
+    "batch_size": lambda how: how | {"batch_size": 65},
+    "seed": lambda how: how | {"seed": 2},
+    "weight_decay": lambda how: how | {"weight_decay": 1e-4},
+    "validate": lambda how: how | {"validate": False},
+    **{
+        name: lambda how, name=name, value=value: how | {"recipe": replace(how["recipe"], **{name: value})}
+        for name, value in {
+            "optimiser": "adam",
+            "schedule": "constant",
+            "augment": None,
+            "label_smoothing": 0.1,
+            "mixed": False,
+        }.items()
+    },
+    "images": lambda how: how | {"data": replace(how["data"], train=other_images(how["data"].train))},
+    "labels": lambda how: how | {"data": replace(how["data"], train=other_labels(how["data"].train))},
+    "fewer images": lambda how: how | {"data": replace(how["data"], train=how["data"].train.sample(60))},
+    "validation images": lambda how: how | {"data": replace(how["data"], val=other_images(how["data"].val))},
+    "first weights": lambda how: how | {"model": resnet((4, 8), in_channels=1, seed=1)},
+    "widths": lambda how: how | {"model": resnet((4, 9), in_channels=1)},
+    "a frozen layer": lambda how: how | {"model": frozen()},
+    "another activation": lambda how: how | {"model": nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Tanh())},
+}
+
+
+def frozen():
+    model = small()
+    model.fc.bias.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_each_ingredient_of_a_result_is_in_the_identity_of_its_checkpoint(name, tmp_path):
+    how = {**PHOTOS, "epochs": 1, "data": digits(), "checkpoint": tmp_path / "a.pt"}
+    begun = {"model": small()}
+    if name == "another activation":  # without any weights, and as many of them
+        begun = {"model": nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU())}
+        torch.manual_seed(0)
+    state = {key: value.clone() for key, value in begun["model"].state_dict().items()}
+    train_classifier(**how | begun)
+    begun["model"].load_state_dict(state)
+    assert train_classifier(**how | {"model": begun["model"]}).seconds > 0  # the same is read
+    changed = OTHERWISE[name](how | {"model": small()})
+    if name == "another activation":
+        changed["model"].load_state_dict(state)
+    with pytest.raises(ValueError, match="other arguments"):
+        train_classifier(**changed)
 
 
 def test_recipes_learn_and_differ():

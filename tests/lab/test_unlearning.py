@@ -15,8 +15,8 @@ from engramlib.lab import unlearning
 from engramlib.lab.datasets import Split, digits
 from engramlib.lab.models import resnet
 from engramlib.lab.training import Recipe, flip_and_shift, train_classifier
-from engramlib.lab.unlearning import METHODS, Problem, accuracies, apply, relabelling, tune
-from engramlib.lab.unlearning.method import TRIES, Method
+from engramlib.lab.unlearning import METHODS, Problem, accuracies, apply, relabelling, tune, tuning
+from engramlib.lab.unlearning.method import TRIES, Method, square
 from tests.conftest import bits, same
 
 FORGET = 3
@@ -57,7 +57,10 @@ def weights(model):
 
 
 def middle(name):
-    return dict(METHODS[name].grid[len(METHODS[name].grid) // 2])
+    """The settings in the middle of a method's grid, for the problem's number of epochs."""
+    settings = dict(METHODS[name].grid[len(METHODS[name].grid) // 2])
+    settings.pop("epochs", None)
+    return settings
 
 
 def loss(problem, model, split):
@@ -74,7 +77,10 @@ def test_every_method_of_the_contract_with_equal_budgets_and_a_docstring_that_sa
         assert len(method.grid) == (1 if name in UNTUNED else TRIES) and method.tuned == (name not in UNTUNED)
         assert len({tuple(sorted(settings.items())) for settings in method.grid}) == len(method.grid)
         accepted = inspect.signature(method.update).parameters
-        assert all(set(settings) <= set(accepted) for settings in method.grid)
+        assert all(set(settings) - {"epochs"} <= set(accepted) for settings in method.grid)
+        trains = {"lr"} <= set(accepted)
+        assert method.trains == trains and all(("epochs" in settings) == trains for settings in method.grid)
+        assert not trains or len({settings["epochs"] for settings in method.grid}) == 3
         text = method.update.__doc__
         if "as `engram`" not in text:
             assert all(word in text for word in ("Trained:", "BatchNorm:", "Source:")), name
@@ -369,6 +375,47 @@ def test_one_pass_over_the_data_serves_all_settings_of_the_engram(problem, monke
     collecting = problem._memo.results["moments", None][1]
     assert all(row["seconds"] > collecting for row in (*plain.tried, *found.tried))
     assert found.seconds < sum(row["seconds"] for row in found.tried)
+
+
+def test_epochs_are_a_setting_and_passes_are_counted(problem, monkeypatch):
+    """Kept images are 9 of 10; a step of NegGrad+ reads as many to forget beside them."""
+    n, kept, gone = len(problem.data.train), len(problem.keep_split("train")), len(problem.forget_split("train"))
+    for epochs in (1, 3):
+        found = tune("finetune", problem, grid=({"lr": 0.001, "epochs": epochs},))
+        assert found.passes == pytest.approx(epochs * kept / n) == found.trained_passes
+        assert found.settings == {"lr": 0.001, "epochs": epochs} and found.edges == {}
+    assert apply("neggrad", problem, {"lr": 1e-4, "epochs": 2}).passes == pytest.approx(2 * gone / n)
+    assert apply("neggrad", replace(problem, epochs=2), {"lr": 1e-4}).passes == pytest.approx(2 * gone / n)
+    assert apply("random_labels", problem, {"lr": 1e-4, "epochs": 2}).passes == pytest.approx(2)
+    salun = tune("salun", problem, grid=[{"lr": lr, "share": 0.1, "epochs": 1} for lr in (1e-4, 1e-3)])
+    assert [row["passes"] for row in salun.tried] == pytest.approx(
+        [1 + gone / n] * 2
+    )  # what is shared is charged to each
+    moments = tune("engram", problem, grid=METHODS["engram"].grid[:2])
+    assert [row["passes"] for row in moments.tried] == pytest.approx([1, 1], abs=0.02)  # 8 rows again: a layer's check
+    assert moments.trained_passes == 0 and apply("logit_mask", problem, {}).passes == 0
+    with pytest.raises(TypeError, match="takes no epochs"):
+        METHODS["engram"].run(problem, alpha=1.0, specificity=1.0, epochs=2)
+
+
+def test_a_choice_at_the_edge_of_its_grid_is_flagged(problem):
+    assert set(found := tune("neggrad", problem, grid=[{"lr": lr, "epochs": 1} for lr in (1e-5, 5e-3)]).edges) == {"lr"}
+    assert found["lr"] in ("smallest", "largest")
+    grid = METHODS["engram"].grid
+    assert tuning.edges({"alpha": 2.0, "specificity": 3.0, "layers": "late"}, grid) == {}
+    assert tuning.edges({"alpha": 4.0, "specificity": 10.0, "layers": "all"}, grid) == dict.fromkeys(
+        ("alpha", "specificity"), "largest"
+    )
+    assert tuning.edges({"alpha": 1.0}, ({"alpha": 1.0},)) == {}
+
+
+def test_a_latin_square_tries_every_pair_once():
+    grid = square(lr=(1, 2, 3), share=(4, 5, 6), epochs=(7, 8, 9))
+    for a, b in (("lr", "share"), ("lr", "epochs"), ("share", "epochs")):
+        assert len({(s[a], s[b]) for s in grid}) == 9 == len(grid)
+    assert tuple(grid[4].values()) == (2, 5, 8)  # the middle of each
+    with pytest.raises(ValueError, match="three levels each"):
+        square(lr=(1, 2))
 
 
 def test_tune_keeps_the_best_validation_score_and_records_all(problem):

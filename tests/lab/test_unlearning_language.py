@@ -20,7 +20,7 @@ from engramlib.lab.datasets.questions import Question, QuestionData
 from engramlib.lab.language_training import train
 from engramlib.lab.models.llama import llama
 from engramlib.lab.models.tokenizers import word_tokenizer
-from engramlib.lab.unlearning import language
+from engramlib.lab.unlearning import language, tuning
 from engramlib.lab.unlearning.language import METHODS, Problem, apply, losses, tune
 from engramlib.lab.unlearning.language.answers import idk_pairs, own_alternatives
 from engramlib.lab.unlearning.language.problem import logits
@@ -82,7 +82,10 @@ def problem(trained, data):
 
 
 def middle(name):
-    return dict(METHODS[name].grid[len(METHODS[name].grid) // 2])
+    """The settings in the middle of a method's grid, for the problem's number of epochs."""
+    settings = dict(METHODS[name].grid[len(METHODS[name].grid) // 2])
+    settings.pop("epochs", None)
+    return settings
 
 
 def nll(problem, model, pairs):
@@ -109,7 +112,10 @@ def test_every_method_of_the_contract_with_equal_budgets_and_a_docstring_that_sa
         assert len(method.grid) == TRIES == 9 and method.tuned
         assert len({tuple(sorted(settings.items())) for settings in method.grid}) == TRIES
         accepted = inspect.signature(method.update).parameters
-        assert all(set(settings) <= set(accepted) for settings in method.grid)
+        assert all(set(settings) - {"epochs"} <= set(accepted) for settings in method.grid)
+        trains = {"lr"} <= set(accepted)
+        assert method.trains == trains and all(("epochs" in settings) == trains for settings in method.grid)
+        assert not trains or len({settings["epochs"] for settings in method.grid}) == 3
         text = method.update.__doc__
         assert all(word in text for word in ("Trained:", "Grid:")), name
         assert "Source:" in text or "source" in text, name
@@ -426,16 +432,46 @@ def test_task_arithmetic_is_a_line_through_the_model(problem):
     assert all(torch.equal(p, q) for p, q in zip(again.parameters(), forgets.parameters(), strict=True))
 
 
+def test_settings_aim_at_what_who_never_learned_gets_right_and_not_at_nothing(problem, data):
+    before = problem.accuracies(problem.model)[1]
+    assert problem.goal() == 0 and tuning.score(problem, 0.0, before) == 1 > tuning.score(problem, 0.5, before)
+    aimed = replace(problem, level=0.6)
+    assert tuning.score(aimed, 0.6, before) == 1 and tuning.score(aimed, 1.0, before) == pytest.approx(0)
+    assert tuning.score(aimed, 0.1, before) == 0
+    assert tuning.score(aimed, 0.5, before) == pytest.approx(tuning.score(aimed, 0.7, before)) == pytest.approx(0.75)
+    strangers = QuestionData("people", {**data.splits, "holdout10": data["forget10"][:2]})
+    for unit in ("answers", "tokens"):
+        found = replace(problem, data=strangers, unit=unit)
+        right = found.exact if unit == "answers" else found.tokens
+        assert found.goal() == min(0.99, right(problem.model, strangers.pairs("holdout10")))
+    with pytest.raises(ValueError, match="level is a share"):
+        replace(problem, level=1.0)
+
+
+def test_every_method_is_chosen_by_the_same_aim(problem):
+    """The setting that comes nearest to the level is chosen, in a closed form and in one that trains."""
+    for name in ("engram", "graddiff"):
+        grid = METHODS[name].grid[::4]
+        aimed = replace(problem, level=0.5, unit="tokens")
+        found = tune(METHODS[name], aimed, grid=grid)
+        kept = aimed.accuracies(aimed.model)[1]
+        off = [2 * abs(r["acc_forget"] - 0.5) for r in found.tried]
+        scores = [max(0.0, 1 - o) * (1 - abs(r["acc_keep"] - kept)) for o, r in zip(off, found.tried, strict=True)]
+        assert [r["score"] for r in found.tried] == pytest.approx(scores)
+        assert found.settings == grid[max(range(len(grid)), key=scores.__getitem__)]
+
+
 def test_engrams_are_those_of_the_public_pipeline(problem):
-    target = lm.collect(problem.model, problem.tokenizer, problem.forget_pairs)
-    reference = lm.collect(problem.model, problem.tokenizer, problem.retain_pairs)
+    target = lm.collect(problem.model, problem.tokenizer, problem.forget_pairs, eos=True)
+    reference = lm.collect(problem.model, problem.tokenizer, problem.retain_pairs, eos=True)
 
     def close(one, other):
         return all(torch.allclose(p, q, atol=1e-4) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
     plain = el.extract(problem.model, target, reference)
     assert close(METHODS["engram"].run(problem, alpha=0.6), el.ablate(problem.model, plain, 0.6))
-    forgotten = el.forget(problem.model, problem.tokenizer, problem.forget_pairs, problem.retain_pairs, alpha=1.5)
+    asked = problem.forget_pairs, problem.retain_pairs
+    forgotten = el.forget(problem.model, problem.tokenizer, *asked, alpha=1.5, eos=True)
     assert close(METHODS["engram_norm"].run(problem, alpha=1.5), forgotten)
     sharp = el.extract(problem.model, target, reference, specificity=3.0).select(language.LAYERS["write"])
     expected = el.ablate(problem.model, sharp.norm_weighted(), 2.0)

@@ -10,6 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 PROMPT = "Question: {}\nAnswer:"
+
+# The one decision about the end-of-text token, as in the authors' package and open-unlearning: it is a part of the
+# answer. Models are trained on it, methods forget it (losses and second moments), and losses, probabilities, truth
+# ratios and the attacks "loss" and "zlib" count it. What asks how much of a text is right (EM, ES, whole answers, the
+# accuracies that settings are chosen with) and min-k and min-k++ look at the answer's words alone.
+ANSWERS_END = True
 CORPUS, NAME = "corpus", "name.txt"
 
 

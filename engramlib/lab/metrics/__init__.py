@@ -3,15 +3,16 @@
 Every function leaves the model's weights, its mode and torch's random state as they were.
 """
 
-from engramlib.lab.metrics import tofu
+from engramlib.lab.metrics import resolution, tofu
 from engramlib.lab.metrics.accuracy import ToW, erased_and_kept, tow
 from engramlib.lab.metrics.cost import Timer, flops, timed
-from engramlib.lab.metrics.membership import membership_auc
+from engramlib.lab.metrics.membership import Membership, membership, membership_auc
 from engramlib.lab.metrics.representation import clustering, features, linear_cka, separability, share_taken
 from engramlib.lab.metrics.residue import FewShot, Probe, Relearned, few_shot, probe, relearn
 
 __all__ = [
     "FewShot",
+    "Membership",
     "Probe",
     "Relearned",
     "Timer",
@@ -22,9 +23,11 @@ __all__ = [
     "few_shot",
     "flops",
     "linear_cka",
+    "membership",
     "membership_auc",
     "probe",
     "relearn",
+    "resolution",
     "separability",
     "share_taken",
     "timed",

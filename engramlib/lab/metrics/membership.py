@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,30 @@ from torch.nn import functional as F
 
 from engramlib.lab.datasets import ImageData, Split
 from engramlib.lab.metrics.accuracy import which
+from engramlib.lab.metrics.resolution import of_auc
 from engramlib.running import evaluating
 
 
+@dataclass(frozen=True)
+class Membership:
+    """`auc` of the loss attack, of so many `members`, training images, against so many `others`, test images."""
+
+    auc: float
+    members: int
+    others: int
+
+    @property
+    def resolution(self) -> float:
+        """The smallest difference in `auc` that so many images show between two networks: `resolution.of_auc`."""
+        return of_auc(self.auc, self.members, self.others)
+
+
 def membership_auc(model: nn.Module, data: ImageData, forget: Sequence[int]) -> float:
+    """The `auc` of `membership`."""
+    return membership(model, data, forget).auc
+
+
+def membership(model: nn.Module, data: ImageData, forget: Sequence[int]) -> Membership:
     """AUC of the loss attack on the erased classes: training images against test images, .5 = cannot tell.
 
     The attacker calls an image a member the more, the smaller its loss (Yeom et al. 2018, CSF, arXiv:1709.01604). Above
@@ -25,7 +46,7 @@ def membership_auc(model: nn.Module, data: ImageData, forget: Sequence[int]) -> 
     member, other = (data.split(s).where(which(data, forget, s)) for s in ("train", "test"))
     losses = torch.cat([_losses(model, member), _losses(model, other)])
     truth = [1] * len(member) + [0] * len(other)
-    return float(roc_auc_score(truth, -losses.numpy()))
+    return Membership(float(roc_auc_score(truth, -losses.numpy())), len(member), len(other))
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from engramlib.lab.datasets import ImageData, Split
 from engramlib.lab.metrics.accuracy import which
 from engramlib.lab.metrics.representation import features, logistic
+from engramlib.lab.metrics.resolution import of_share
+from engramlib.lab.precision import arithmetic
 from engramlib.lab.training import accuracy
 from engramlib.running import evaluating
 
@@ -21,12 +24,19 @@ from engramlib.running import evaluating
 class Probe:
     """`erased`, `kept`: share of the test images of the erased and of the kept classes that the probe names rightly.
 
-    `auc`: how well its score for the erased classes ranks their images above all others, .5 to 1.
+    `auc`: how well its score for the erased classes ranks their images above all others, .5 to 1. `right`: for each
+    test image of the erased classes, whether it was named rightly.
     """
 
     erased: float
     kept: float
     auc: float
+    right: tuple[bool, ...] = field(repr=False)
+
+    @property
+    def resolution(self) -> float:
+        """The smallest difference in `erased` that so many images show between two networks: `resolution.of_share`."""
+        return of_share(self.erased, len(self.right))
 
 
 def probe(
@@ -59,16 +69,33 @@ def probe(
     right = fitted.classes_[chances.argmax(1)] == data.test.y.cpu().numpy()
     forget = [forget] if isinstance(forget, int) else list(forget)
     score = chances[:, [list(fitted.classes_).index(c) for c in forget]].sum(1)
-    return Probe(float(right[gone].mean()), float(right[~gone].mean()), float(roc_auc_score(gone, score)))
+    shares = float(right[gone].mean()), float(right[~gone].mean())
+    return Probe(*shares, float(roc_auc_score(gone, score)), tuple(right[gone].tolist()))
 
 
 @dataclass(frozen=True)
 class FewShot:
-    """With `ks[i]` images of every class, `erased[i]` and `kept[i]` of the test images are named rightly (means)."""
+    """With `ks[i]` images of every class, `erased[i]` and `kept[i]` of the test images are named rightly (means).
+
+    `images`: how many test images of the erased classes there are. `spread[i]`: standard deviation of `erased[i]` over
+    the draws of the k images; 0 for one draw.
+    """
 
     ks: tuple[int, ...]
     erased: tuple[float, ...]
     kept: tuple[float, ...]
+    spread: tuple[float, ...]
+    images: int
+    draws: int
+
+    @property
+    def resolution(self) -> tuple[float, ...]:
+        """The smallest differences in `erased` that so many images and draws show between two networks.
+
+        `resolution.of_share` of the test images, and beside it the spread over the draws of those that were shown.
+        """
+        shown = (1.96 * math.sqrt(2 / self.draws) * sd for sd in self.spread)
+        return tuple(math.hypot(of_share(share, self.images), d) for share, d in zip(self.erased, shown, strict=True))
 
 
 def few_shot(
@@ -88,6 +115,7 @@ def few_shot(
     steps of Adam (lr .01) on `fc` alone, full batch, cross-entropy; mean over `draws` draws of images. Unlike
     `relearn` this asks about the features and not about the way back to the answer; unlike `probe` it asks with few
     images. Reference: the retrained model, never 0. In [0, 1]. Chapters 08, 09 and 16.
+    float32, also where the caller stands in an autocast.
     Cost: one pass over the images drawn and one over `split`; `draws * len(ks) * 100` steps of a linear layer.
 
     Raises `ValueError` for a model without a linear `fc`, or for ks that are not positive and ascending.
@@ -105,16 +133,22 @@ def few_shot(
     with torch.no_grad():
         for p in start.parameters():
             p[rows] = p[~rows].mean(0)
-    z, y = features(model, part.x), part.y.cpu()
-    curve = torch.zeros(len(ks), 2, dtype=torch.float64)
+    y, curve = part.y.cpu(), torch.zeros(draws, len(ks), 2, dtype=torch.float64)
+    with arithmetic(next(model.parameters()).device):
+        z = features(model, part.x)
     for draw in range(draws):
         for i, k in enumerate(ks):
             few = data.train.sample(k, 1000 * seed + draw)
-            fc = _refit(copy.deepcopy(start), features(model, few.x), few.y.cpu())
-            with torch.no_grad():
-                right = (fc(z).argmax(1) == y).double()
-            curve[i] += torch.stack([right[gone].mean(), right[~gone].mean()]) / draws
-    return FewShot(tuple(ks), tuple(curve[:, 0].tolist()), tuple(curve[:, 1].tolist()))
+            with arithmetic(next(model.parameters()).device):
+                shown = features(model, few.x)
+            with arithmetic("cpu"):
+                fc = _refit(copy.deepcopy(start), shown, few.y.cpu())
+                with torch.no_grad():
+                    right = (fc(z).argmax(1) == y).double()
+            curve[draw, i] = torch.stack([right[gone].mean(), right[~gone].mean()])
+    erased, kept = curve.mean(0).T.tolist()
+    spread = (curve[:, :, 0].std(0) if draws > 1 else torch.zeros(len(ks))).tolist()
+    return FewShot(tuple(ks), tuple(erased), tuple(kept), tuple(spread), int(gone.sum()), draws)
 
 
 def _refit(fc: nn.Linear, x: torch.Tensor, y: torch.Tensor, steps: int = 100, lr: float = 1e-2) -> nn.Linear:
@@ -129,20 +163,34 @@ def _refit(fc: nn.Linear, x: torch.Tensor, y: torch.Tensor, steps: int = 100, lr
 
 @dataclass(frozen=True)
 class Relearned:
-    """After `seen[i]` images of the erased classes their accuracy is `erased[i]`; `kept` = the others', at the end.
+    """After `seen[i]` images of the erased classes their accuracy is `erased[i]`; `kept` = the others' once it is back.
 
     `needed` = images until half of `before`, the original's accuracy, is back; None if all of them do not do it. As
-    text: the number, or "> 100".
+    text: the number, or "> 100". `images` test images see that: `earliest` and `latest` are the numbers of images
+    where the accuracy comes as near to the half, from below and from above, as so many images can tell (95 %). Two
+    networks differ if these ranges do not meet; None stands for "later than all".
     """
 
     seen: tuple[int, ...]
     erased: tuple[float, ...]
     kept: float
     before: float
+    images: int
 
     @property
     def needed(self) -> int | None:
-        return next((k for k, a in zip(self.seen, self.erased, strict=True) if a >= self.before / 2), None)
+        return self._first(self.before / 2)
+
+    @property
+    def earliest(self) -> int | None:
+        return self._first(self.before / 2 - _margin(self.before, self.images))
+
+    @property
+    def latest(self) -> int | None:
+        return self._first(self.before / 2 + _margin(self.before, self.images))
+
+    def _first(self, share: float) -> int | None:
+        return next((k for k, a in zip(self.seen, self.erased, strict=True) if a >= share), None)
 
     def __str__(self) -> str:
         return f"> {self.seen[-1]}" if self.needed is None else str(self.needed)
@@ -170,10 +218,11 @@ def relearn(
     every feature is still there, which `probe` and `few_shot` show. So this number tells how far the answer was buried,
     not how much was erased; read it beside those two, and beside `kept`.
     `before` = the original model's accuracy on the erased classes; half of it counts as brought back. Begins at 0
-    images: a model that has not forgotten needs none. Stops there, unless `whole_curve`, or after `limit` images.
+    images: a model that has not forgotten needs none. Stops once `latest` is known, unless `whole_curve`, or after
+    `limit` images.
     A new class is learned from nothing in some dozens of images too, so the reference is again the model that was
-    retrained without it. Chapters 08, 09 and 16. Cost: at most `limit / a_step` steps, each with a test on at most 500
-    images.
+    retrained without it. float32, also where the caller stands in an autocast. Chapters 08, 09 and 16. Cost: at most
+    `limit / a_step` steps, each with a test on at most 500 images.
 
     Raises `FloatingPointError` where the model's answers stop being numbers.
     """
@@ -190,10 +239,13 @@ def relearn(
     parameters = [p.requires_grad_() for p in model.parameters()]
     device = parameters[0].device
     optimiser = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-    seen, curve = [0], [accuracy(model, erased_test.x, erased_test.y)]
-    with evaluating(model), torch.enable_grad():
+    with arithmetic(device), evaluating(model), torch.enable_grad():
+        seen, curve = [0], [accuracy(model, erased_test.x, erased_test.y)]
+        kept, enough = None, before / 2 + _margin(before, len(erased_test))
         for at in range(0, len(shown), a_step):
-            if curve[-1] >= before / 2 and not whole_curve:
+            if curve[-1] >= before / 2 and kept is None and not whole_curve:
+                kept = accuracy(model, kept_test.x, kept_test.y)
+            if max(curve) >= enough and not whole_curve:
                 break
             some, rest = slice(at, at + a_step), slice(3 * at, 3 * (at + a_step))
             x, y = (torch.cat([getattr(shown, name)[some], getattr(others, name)[rest]]).to(device) for name in "xy")
@@ -205,7 +257,14 @@ def relearn(
             optimiser.step()
             seen.append(min(at + a_step, len(shown)))
             curve.append(accuracy(model, erased_test.x, erased_test.y))
-    return Relearned(tuple(seen), tuple(curve), accuracy(model, kept_test.x, kept_test.y), before)
+        kept = accuracy(model, kept_test.x, kept_test.y) if kept is None else kept
+    return Relearned(tuple(seen), tuple(curve), kept, before, len(erased_test))
+
+
+def _margin(before: float, n: int) -> float:
+    """How far an accuracy of half of `before`, of n images, is from where 95 % of such accuracies end."""
+    p = before / 2
+    return 1.96 * math.sqrt(p * (1 - p) / n)
 
 
 def _some(part: Split, n: int, seed: int) -> Split:

@@ -9,6 +9,7 @@ Training writes a checkpoint after every epoch, recording a part after every see
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -77,7 +78,8 @@ def trained(
 ) -> tuple[nn.Module, training.History]:
     """The network trained on all of `data.train`, or on all but the class `without` (the retrained reference).
 
-    The second call reads the checkpoint. Raises `ValueError` where that was written with other settings.
+    The second call reads the checkpoint, which is named after the data: those from JPEG files are others. Raises
+    `ValueError` where it was written with other settings, images or first weights.
     """
     model = network.fresh(seed)
     part = "all" if without is None else f"without{without}"
@@ -88,10 +90,15 @@ def trained(
         data,
         seed=seed,
         **network.training,
-        checkpoint=training.checkpoints() / f"cifar10-{network.name}-{part}-seed{seed}.pt",
+        checkpoint=training.checkpoints() / f"{_slug(data.name)}-{network.name}-{part}-seed{seed}.pt",
         progress=progress,
     )
     return model, history
+
+
+def _slug(name: str) -> str:
+    """ "CIFAR-10 (JPEG)" -> "cifar-10-jpeg" """
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 # ----------------------------------------------------------------------------------------------------- studies
@@ -205,33 +212,36 @@ def compare(network: Network, data: ImageData, seed: int, settings: dict[str, di
     model, _ = trained(network, data, seed)
     retrained, history = trained(network, data, seed, without=FORGET)
     problem = _problem(network, data, model, seed)
-    rows = [_compared(problem, retrained, "original", model, {}, 0.0)]
-    rows.append(_compared(problem, retrained, "retrain", retrained, {}, history.seconds))
+    rows = [_compared(problem, retrained, "original", model, {"settings": {}, "seconds": 0.0, "passes": 0.0})]
+    cost = {"settings": {}, "seconds": history.seconds, "passes": float(network.epochs)}
+    rows.append(_compared(problem, retrained, "retrain", retrained, cost))
     for name, entrant in comparison.ENTRANTS.items():
         if name == "retrain":
             continue
         grid = (settings[name],) if name in settings else entrant.settings
         tuned = unlearning.tune(entrant.method, problem, grid=grid)
         settings.setdefault(name, dict(tuned.settings))
-        rows.append(_compared(problem, retrained, name, tuned.model, tuned.settings, tuned.seconds_per_run))
+        cost = {"settings": dict(tuned.settings), "seconds": tuned.seconds_per_run, "passes": tuned.passes}
+        if len(grid) > 1:
+            cost |= {"tuning_seconds": tuned.seconds, "edges": dict(tuned.edges)}
+        rows.append(_compared(problem, retrained, name, tuned.model, cost))
     return rows
 
 
-def _compared(
-    problem: unlearning.Problem, retrained: nn.Module, name: str, edited: nn.Module, settings: dict, seconds: float
-) -> Row:
-    """One row of `compare`: what `studies.unlearning` measures, validation accuracies and the few-shot read-out."""
-    text = ", ".join(f"{key}={value}" for key, value in settings.items())
+def _compared(problem: unlearning.Problem, retrained: nn.Module, name: str, edited: nn.Module, cost: Row) -> Row:
+    """One row of `compare`: what `studies.unlearning` measures, validation accuracies and the few-shot read-out.
+
+    `cost`: settings, seconds and passes over the data of a run; where they were chosen also the seconds of that, and
+    which of them lie at an edge of the grid.
+    """
     measured = comparison.measure(problem, edited, retrained)
     erased, kept = unlearning.accuracies(problem, edited, "val")
-    with problem.precision():
-        few = metrics.few_shot(edited, problem.data, problem.forget, ks=(1, 4, 16))
+    few = metrics.few_shot(edited, problem.data, problem.forget, ks=(1, 4, 16))
     return {
         "study": "unlearning",
         "seed": problem.seed,
         "method": name,
-        "settings": text,
-        "seconds": seconds,
+        **cost,
         "val_erased": erased,
         "val_kept": kept,
         **measured,
@@ -312,16 +322,7 @@ def record(network: Network, data: ImageData, *, seeds: int, overwrite: bool, re
 
 def _chosen(rows: Sequence[Row]) -> dict[str, dict]:
     """The settings that seed 0 chose, out of its rows; empty before."""
-    said = {row["method"]: row["settings"] for row in runs.select(rows, {"study": "unlearning", "seed": 0})}
-    pairs = {name: [item.split("=") for item in text.split(", ") if item] for name, text in said.items()}
-    return {name: {key: _number(value) for key, value in items} for name, items in pairs.items()}
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return {row["method"]: row["settings"] for row in runs.select(rows, {"study": "unlearning", "seed": 0})}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

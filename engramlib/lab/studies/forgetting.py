@@ -10,8 +10,9 @@ Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and ap
 studies: the first three in `<data>-forgetting` and `<data>-second-round`, "places" (with its "tuning") in
 `<data>-places`, "shares" in `<data>-shares`:
 
-    methods    one row an entrant and seed: settings, seconds, and the aggregates of `metrics.tofu.compare`
-    tuning     one row a setting that was tried on the rehearsal
+    methods    one row an entrant and seed: settings, cost, and the aggregates of `metrics.tofu.compare`
+    tuning     one row a setting that was tried on the rehearsal, with its cost, the level that was aimed at (`goal`),
+               and which of the chosen settings lie at an edge of the grid (`edges`)
     said       what the models say to some questions
     places     one row a choice of layers (Table 8) or of W0 (Table 9), with the aggregates; α as chosen for W-Norm
     shares     one row a layer: what share of its response the engram takes, on the answers to forget and on the others;
@@ -23,7 +24,7 @@ A recording resumes after the last entrant.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from torch import nn
 
@@ -37,6 +38,7 @@ from engramlib.lab.studies import language as trained
 from engramlib.lab.studies.recording import device, parser
 from engramlib.lab.unlearning import language as unlearning
 from engramlib.lab.unlearning.language.engrams import edited, extracted
+from engramlib.lab.unlearning.language.problem import HOLDOUT
 from engramlib.lab.unlearning.method import Settings
 
 
@@ -129,6 +131,8 @@ SECOND_ROUND: dict[str, Entrant] = {
     ),
 }
 
+COST = ("seconds", "passes", "trained_passes")  # of one run, everything shared included
+
 # Which matrices are edited: Table 8, and each kind alone.
 PLACES: dict[str, str] = {
     "all": r".*_proj",
@@ -150,6 +154,7 @@ class Case:
         self._models: dict[str, nn.Module] = {}
         self._evaluations: dict[str, benchmark.Evaluation] = {}
         self.tokenizer = None
+        self._level: float | None = None
 
     def model(self, kind: str) -> nn.Module:
         """The trained model of a kind: "full", "retain" or "pretrained"."""
@@ -159,10 +164,21 @@ class Case:
         return self._models[kind]
 
     def problem(self, *, rehearsal: bool = False) -> unlearning.Problem:
-        """What the methods get: the full model and the questions to forget, or those of the rehearsal."""
+        """What the methods get: the full model and the questions to forget, or those of the rehearsal.
+
+        Where the data hold no questions that nobody learned (`holdout10`), the level to aim at is what the retrained
+        model gets right of `forget10`: one number, which says what kind of questions these are.
+        """
         splits = {"forget": "rehearsal10", "retain": "rehearsal_retain90"} if rehearsal else {}
         model = self.model("full")
-        return unlearning.Problem(model, self.tokenizer, self.data, seed=self.seed, **splits, **self.setting.problem)
+        how = {"seed": self.seed, **splits, **self.setting.problem}
+        found = unlearning.Problem(model, self.tokenizer, self.data, **how)
+        if found.level is None and HOLDOUT not in self.data:
+            if self._level is None:
+                asked = unlearning.Problem(model, self.tokenizer, self.data, **self.setting.problem)
+                self._level = min(0.99, asked.accuracies(self.model("retain"))[0])
+            found = replace(found, level=self._level)
+        return found
 
     def evaluate(self, model: nn.Module) -> benchmark.Evaluation:
         """All numbers of the benchmark for a model."""
@@ -194,14 +210,16 @@ def case(setting: Setting | str = AUTHORS, seed: int = 0, data: QuestionData | N
 def choose(case: Case, name: str) -> list[Row]:
     """Rows of the study "tuning": every setting of an entrant on the rehearsal; `chosen` marks the best."""
     entrant = entrant_of(name)
-    tuned = unlearning.tune(entrant.method, case.problem(rehearsal=True), grid=entrant.settings)
-    facts = {"study": "tuning", "seed": case.seed, "method": name}
+    problem = case.problem(rehearsal=True)
+    tuned = unlearning.tune(entrant.method, problem, grid=entrant.settings)
+    facts = {"study": "tuning", "seed": case.seed, "method": name, "goal": problem.goal()}
     return [
         {
             **facts,
-            "settings": as_text(settings),
-            **{key: row[key] for key in ("acc_forget", "acc_keep", "score", "seconds", "error")},
+            "settings": dict(settings),
+            **{key: row[key] for key in ("acc_forget", "acc_keep", "score", *COST, "error")},
             "chosen": settings == tuned.settings,
+            "edges": dict(tuned.edges) if settings == tuned.settings else {},
         }
         for settings, row in zip(entrant.settings, tuned.tried, strict=True)
     ]
@@ -211,13 +229,13 @@ def forget(case: Case, name: str, settings: Settings | None = None) -> list[Row]
     """Rows of the studies "methods" and "said": one entrant on `forget10`, with the settings that were chosen."""
     entrant = entrant_of(name)
     if entrant.method is None:
-        model, seconds, settings = case.model(name), None, {}
+        model, settings, cost = case.model(name), {}, dict.fromkeys(COST)
     else:
         found = unlearning.apply(entrant.method, case.problem(), settings)
-        model, seconds = found.model, found.seconds_per_run
+        model, cost = found.model, {key: found.tried[0][key] for key in COST}
     row, evaluation = case.compare(model)
     facts = {"seed": case.seed, "method": name}
-    rows = [{"study": "methods", **facts, "settings": as_text(settings), "seconds": seconds, **row}]
+    rows = [{"study": "methods", **facts, "settings": dict(settings), **cost, **row}]
     for role, split in evaluation.splits.items():
         pairs = zip(case.data[split], evaluation.scores[role].said, strict=True)
         rows += [
@@ -287,10 +305,6 @@ def entrant_of(name: str) -> Entrant:
     return ENTRANTS[name] if name in ENTRANTS else SECOND_ROUND[name]
 
 
-def as_text(settings: Settings | None) -> str:
-    return ", ".join(f"{key}={value}" for key, value in (settings or {}).items())
-
-
 # ---------------------------------------------------------------------------------------------------- command line
 
 
@@ -299,8 +313,8 @@ def chosen(rows: Sequence[Row], name: str) -> Settings | None:
     entrant = entrant_of(name)
     if entrant.method is None:
         return None
-    (text,) = (r["settings"] for r in runs.select(rows, {"study": "tuning", "method": name, "chosen": True}))
-    return next(settings for settings in entrant.settings if as_text(settings) == text)
+    (found,) = (r["settings"] for r in runs.select(rows, {"study": "tuning", "method": name, "chosen": True}))
+    return found
 
 
 def record(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:

@@ -10,6 +10,7 @@ The rows have the columns of the study "unlearning" in `data/runs/cifar10-resnet
 from __future__ import annotations
 
 import math
+import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,10 +133,14 @@ def measure(problem: Problem, model: nn.Module, retrained: nn.Module) -> Row:
     """One network after unlearning, beside the one that was retrained without the classes; on test images.
 
     `test_erased`, `test_kept`, `tow` and its factors, `probe_erased` (what a linear probe of the features recalls),
-    `relearn_needed` (images that bring the class back, None if `relearn_limit` do not), `membership_auc`,
+    `relearn_needed` (images that bring the class back, None if `relearn_limit` do not), `membership_auc`, and beside
+    each of these three the smallest difference that so many images show (`probe_resolution`, `membership_resolution`,
+    `relearn_earliest` to `relearn_latest`). `images`: test images of the class. `probe_lost` and `probe_gained`: how
+    many of them the original's probe reads and this one does not, and the other way round; `features_moved`: whether
+    any feature changed at all.
     `separability` and `clustering` (of the first 4,000 test images), `cka_original`, `cka_retrained`. What belongs to
-    the original and the retrained network is computed once a problem; the arithmetic is `problem.precision()`. Cost:
-    about a third of a second for 1,200 images of 16 x 16.
+    the original and the retrained network is computed once a problem; the arithmetic is `problem.precision()`, that of
+    relearning float32. Cost: about a third of a second for 1,200 images of 16 x 16.
     """
     with problem.precision():
         return _measure(problem, model, retrained)
@@ -148,6 +153,8 @@ def _measure(problem: Problem, model: nn.Module, retrained: nn.Module) -> Row:
     factors = [1 - abs(a - b) for a, b in zip(accuracies, reference.accuracies, strict=True)]
     probe = metrics.probe(model, data, forget)
     relearned = metrics.relearn(model, data, forget, before=reference.before)
+    member = metrics.membership(model, data, forget)
+    read = list(zip(reference.probe.right, probe.right, strict=True))
     seen, y = metrics.features(model, data.test.x), data.test.y.cpu()
     some = slice(4000)  # two fits that grow faster than the number of images
     return {
@@ -157,9 +164,17 @@ def _measure(problem: Problem, model: nn.Module, retrained: nn.Module) -> Row:
         **dict(zip(("tow_forget", "tow_retain", "tow_test"), factors, strict=True)),
         "probe_erased": probe.erased,
         "probe_kept": probe.kept,
+        "probe_resolution": probe.resolution,
+        "probe_lost": sum(a and not b for a, b in read),
+        "probe_gained": sum(b and not a for a, b in read),
+        "images": len(read),
+        "features_moved": not torch.equal(seen, reference.original),
         "relearn_needed": relearned.needed,
+        "relearn_earliest": relearned.earliest,
+        "relearn_latest": relearned.latest,
         "relearn_limit": relearned.seen[-1],
-        "membership_auc": metrics.membership_auc(model, data, forget),
+        "membership_auc": member.auc,
+        "membership_resolution": member.resolution,
         "separability": metrics.separability(seen[some], problem.is_forget(y[some])),
         "clustering": metrics.clustering(seen[some], y[some]),
         "cka_original": metrics.linear_cka(seen, reference.original),
@@ -175,6 +190,7 @@ class _Reference:
         self.retrained = retrained
         self.original, self.features = (metrics.features(m, x) for m in (problem.model, retrained))
         self.before = _accuracies(problem, problem.model)[0]
+        self.probe = metrics.probe(problem.model, problem.data, problem.forget)
         self.accuracies = _accuracies(problem, retrained)[2]
 
 
@@ -188,6 +204,30 @@ def _accuracies(problem: Problem, model: nn.Module) -> tuple[float, float, tuple
     pairs = [(name, mask) for name in ("train", "test") for mask in (gone[name], ~gone[name])]
     forget, retain, erased, kept = (float(right[name][mask].mean()) for name, mask in pairs)
     return erased, kept, (forget, retain, kept)
+
+
+SILENT = 0.10  # at most so much of the class is left in the answers
+HARDLY = 1 / 3  # of what the retrained network's probe reads less, a mask's may read less
+
+
+def verdict(rows: Sequence[Row], name: str) -> str:
+    """ "only masks", "forgets", or "open": what the rows of `measure` show of an entrant, over networks and images.
+
+    Only masks: the class is gone from the answers, and a probe reads hardly less of it than before. Forgets: gone too,
+    and a probe reads clearly less. Each part must hold for the whole 95 % interval (`metrics.resolution`) of the mean
+    over other networks and other images, or else it is open. "Hardly" and "clearly": under and above a third of what
+    the retrained networks' probe reads less. Where no feature changed on any network, a probe cannot read less, and no
+    interval is needed.
+    """
+    mine, retrained = ([row for row in rows if row["method"] == method] for method in (name, "retrain"))
+    n = mine[0]["images"]
+    if not metrics.resolution.interval([row["test_erased"] for row in mine], n).below(SILENT):
+        return "open"
+    if not any(row["features_moved"] for row in mine):
+        return "only masks"
+    bound = HARDLY * statistics.fmean((row["probe_lost"] - row["probe_gained"]) / n for row in retrained)
+    less = metrics.resolution.paired(*([row[key] for row in mine] for key in ("probe_lost", "probe_gained")), n)
+    return "only masks" if less.below(bound) else "forgets" if less.above(bound) else "open"
 
 
 def passes(name: str, problem: Problem, settings: Settings, *, per_class: int = 8) -> float:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from engramlib.lab.unlearning.passes import Read, reading
+
 T = TypeVar("T")
 
 
 class Memo:
-    """Results that several settings share, with the seconds that the first one paid."""
+    """Results that several settings share, with what the first one paid for them: seconds, and data that it read."""
 
     def __init__(self) -> None:
-        self.results: dict[Hashable, tuple[object, float]] = {}
+        self.results: dict[Hashable, tuple[object, float, Read]] = {}
         self.saved = 0.0
+        self.read = Read()
 
 
 class BaseProblem(ABC):
@@ -38,6 +42,13 @@ class BaseProblem(ABC):
         Raises `FloatingPointError` if the model answers with something that is no number.
         """
 
+    def goal(self) -> float:
+        """What a model gets right of what should go if it never learned it, from 0 to 1: what forgetting aims at.
+
+        0 for classes: who was never taught one does not answer it.
+        """
+        return 0.0
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -49,19 +60,36 @@ class BaseProblem(ABC):
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """`compute()` the first time, its result from then on: what the settings of a method share.
 
-        `tune` adds the seconds that were saved to a setting's own, so that each row says what the setting costs alone.
-        Do not nest: the inner result would be charged once only.
+        `tune` adds the seconds and the passes that were saved to a setting's own, so that each row says what the
+        setting costs alone. Do not nest: the inner result would be charged once only.
         """
         if key in self._memo.results:
-            result, seconds = self._memo.results[key]
+            result, seconds, read = self._memo.results[key]
             self._memo.saved += seconds
+            self._memo.read += read
             return result
         started = time.perf_counter()
-        result = compute()
-        self._memo.results[key] = (result, time.perf_counter() - started)
+        with reading(self.model) as read:
+            result = compute()
+        self._memo.results[key] = (result, time.perf_counter() - started, read)
         return result
 
     @property
     def saved_seconds(self) -> float:
         """What `once` has saved so far."""
         return self._memo.saved
+
+    @property
+    def saved_reading(self) -> Read:
+        """The data that did not have to be read because of `once`, so far."""
+        return replace(self._memo.read)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many examples a pass over the training data has, to forget and to keep."""
+
+    def lasting(self, epochs: int) -> BaseProblem:
+        """The same problem with another number of `epochs`; what is shared stays shared."""
+        found = replace(self, epochs=epochs)  # type: ignore[type-var]  # subclasses are dataclasses
+        object.__setattr__(found, "_memo", self._memo)
+        return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from engramlib.lab.unlearning.descent import cross_entropy, descend, forget_batches
-from engramlib.lab.unlearning.method import Method
+from engramlib.lab.unlearning.method import EPOCHS, Method, square
 from engramlib.lab.unlearning.problem import Problem
 
 
@@ -14,7 +14,7 @@ def finetune(problem: Problem, *, lr: float) -> nn.Module:
 
     Loss: CE(keep). Trained: everything. BatchNorm: training mode, so its running statistics become those of the kept
     images. Source: Warnecke et al. 2023 (NDSS, arXiv:2108.11577), Golatkar et al. 2020 (CVPR, arXiv:1911.04933), as a
-    baseline in both. Grid: nine learning rates.
+    baseline in both. Grid: three learning rates times three numbers of epochs.
     """
     return descend(problem, "keep", cross_entropy, lr=lr, desc="finetune")
 
@@ -25,7 +25,7 @@ def neggrad(problem: Problem, *, lr: float) -> nn.Module:
     Loss: -CE(forget). Trained: everything. BatchNorm: training mode, as in the code of Fan et al. 2024; its running
     statistics drift towards the forget set, which is part of the damage. Source: Golatkar et al. 2020 (CVPR,
     arXiv:1911.04933); Graves et al. 2021 (AAAI, arXiv:2010.10981) and Thudi et al. 2022 (EuroS&P, arXiv:2109.13398)
-    are cited for it too. Grid: nine learning rates.
+    are cited for it too. Grid: three learning rates times three numbers of epochs.
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
@@ -39,8 +39,8 @@ def neggrad_plus(problem: Problem, *, lr: float, alpha: float) -> nn.Module:
 
     Loss: α CE(keep) - (1-α) CE(forget); each batch of kept images comes with one of the forget set, which is gone
     through again and again. Trained: everything. BatchNorm: training mode, each of the two batches with its own
-    statistics, as in the authors' code. Source: Kurmanji et al. 2023 (NeurIPS, arXiv:2302.09880). Grid: three α, near 1
-    as theirs, times three learning rates.
+    statistics, as in the authors' code. Source: Kurmanji et al. 2023 (NeurIPS, arXiv:2302.09880). Grid: three
+    α, near 1 as theirs, three learning rates and three numbers of epochs, in a Latin square.
     """
     partners = forget_batches(problem)
 
@@ -55,8 +55,8 @@ def l1_sparse(problem: Problem, *, lr: float, gamma: float) -> nn.Module:
 
     Loss: CE(keep) + γ(t) Σ|θ|, with γ(t) falling linearly from γ to 0. Trained: everything, and everything is
     penalised, as in the authors' code. BatchNorm: training mode. Source: Jia et al. 2023 (NeurIPS, arXiv:2304.04934).
-    Grid: three γ, from theirs (5e-4) upwards because
-    there are fewer steps, times three learning rates.
+    Grid: three γ, from theirs (5e-4) upwards because there are fewer steps, three learning rates and three numbers of
+    epochs, in a Latin square.
     """
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
@@ -71,28 +71,28 @@ METHODS = (
         "finetune",
         "Fine-tune",
         "Warnecke et al. 2023, arXiv:2108.11577",
-        tuple({"lr": lr} for lr in (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2)),
+        square(lr=(0.01, 0.03, 0.1), epochs=EPOCHS),
         finetune,
     ),
     Method(
         "neggrad",
         "NegGrad",
         "Golatkar et al. 2020, arXiv:1911.04933",
-        tuple({"lr": lr} for lr in (0.0001, 0.0003, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.02)),
+        square(lr=(0.0005, 0.002, 0.008), epochs=EPOCHS),
         neggrad,
     ),
     Method(
         "neggrad_plus",
         "NegGrad+",
         "Kurmanji et al. 2023, arXiv:2302.09880",
-        tuple({"lr": lr, "alpha": alpha} for lr in (0.003, 0.01, 0.03) for alpha in (0.9, 0.95, 0.99)),
+        square(lr=(0.003, 0.01, 0.03), alpha=(0.9, 0.95, 0.99), epochs=EPOCHS),
         neggrad_plus,
     ),
     Method(
         "l1_sparse",
         "l1-Sparse",
         "Jia et al. 2023, arXiv:2304.04934",
-        tuple({"lr": lr, "gamma": gamma} for lr in (0.01, 0.03, 0.06) for gamma in (5e-4, 5e-3, 1.5e-2)),
+        square(lr=(0.01, 0.03, 0.06), gamma=(5e-4, 5e-3, 1.5e-2), epochs=EPOCHS),
         l1_sparse,
     ),
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engramlib.lab.datasets import ImageData, Split
+from engramlib.lab.precision import arithmetic
 from engramlib.lab.training import AUGMENTATIONS
 from engramlib.lab.unlearning.base import BaseProblem, Memo
 
@@ -62,6 +63,9 @@ class Problem(BaseProblem):
         if self.augment not in AUGMENTATIONS:
             raise ValueError(f"Problem: augment must be one of {AUGMENTATIONS}, got {self.augment!r}.")
 
+    def __len__(self) -> int:
+        return len(self.data.train)
+
     @property
     def kept(self) -> tuple[int, ...]:
         """The classes that stay."""
@@ -102,8 +106,8 @@ class Problem(BaseProblem):
         return -(-len(rows) // self.batch_size)
 
     def precision(self) -> AbstractContextManager:
-        """The arithmetic of a forward pass: bfloat16 if `mixed`."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
+        """The arithmetic of a forward pass: bfloat16 if `mixed`, whatever autocast the caller stands in."""
+        return arithmetic(self.device, mixed=self.mixed)
 
     @torch.no_grad()
     def logits(self, model: nn.Module, x: Tensor, *, batch_size: int = 1024) -> Tensor:

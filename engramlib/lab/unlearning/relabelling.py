@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from engramlib._progress import track
 from engramlib.lab.unlearning.descent import cross_entropy, descend, images
-from engramlib.lab.unlearning.method import Method
+from engramlib.lab.unlearning.method import EPOCHS, Method, square
 from engramlib.lab.unlearning.problem import Problem
 
 
@@ -18,7 +18,7 @@ def random_labels(problem: Problem, *, lr: float) -> nn.Module:
 
     Loss: CE on kept images with their labels and forget images with theirs, shuffled together. Trained: everything.
     BatchNorm: training mode. Source: Golatkar et al. 2020 (CVPR, arXiv:1911.04933); Graves et al. 2021 (AAAI,
-    arXiv:2010.10981). Grid: nine learning rates.
+    arXiv:2010.10981). Grid: three learning rates times three numbers of epochs.
     """
     return descend(problem, "all", cross_entropy, lr=lr, labels=relabelled(problem), desc="random_labels")
 
@@ -29,7 +29,8 @@ def salun(problem: Problem, *, lr: float, share: float) -> nn.Module:
     Mask: the `share` of all parameters with the largest |∂CE(forget)/∂θ| at the original weights, ranked over the
     whole network, gradient in evaluation mode. Loss: that of `random_labels`. Trained: the masked weights. BatchNorm:
     training mode, so running statistics move even where its weights do not. Source: Fan et al. 2024 (ICLR,
-    arXiv:2310.12508), whose default share is .5. Grid: three shares times three learning rates.
+    arXiv:2310.12508), whose default share is .5. Grid: three shares, three learning rates and three
+    numbers of epochs, in a Latin square.
     """
     found = problem.once("saliency", lambda: saliency(problem))
     labels = relabelled(problem)
@@ -76,14 +77,14 @@ METHODS = (
         "random_labels",
         "Random Label",
         "Golatkar et al. 2020, arXiv:1911.04933",
-        tuple({"lr": lr} for lr in (0.0003, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05)),
+        square(lr=(0.002, 0.006, 0.02), epochs=EPOCHS),
         random_labels,
     ),
     Method(
         "salun",
         "SalUn",
         "Fan et al. 2024, arXiv:2310.12508",
-        tuple({"lr": lr, "share": share} for lr in (0.003, 0.01, 0.03) for share in (0.1, 0.3, 0.5)),
+        square(lr=(0.003, 0.01, 0.03), share=(0.1, 0.3, 0.5), epochs=EPOCHS),
         salun,
     ),
 )

@@ -5,8 +5,7 @@ model between the full and the retrained one. Definitions: the paper's section 5
 arXiv:2401.06121) and open-unlearning (Dorna et al. 2025, arXiv:2506.12618). Where these leave something open or
 disagree, this is what was chosen:
 
-- **Answer tokens.** All metrics count the same tokens: those of the answer, without the end-of-text token
-  (open-unlearning leaves it out of EM, ES and the attacks and counts it in the probability, TOFU counts it).
+- **Answer tokens.** The end token is part of an answer; `datasets.questions.ANSWERS_END` says what counts it.
 - **EM, ES** are teacher-forced. ES = 1 - k/n is 0 where no suffix is right (open-unlearning's loop ends at 1/n there).
 - **Truth ratio** t = exp(-mean loss of the wrong answers) / exp(-loss of the paraphrase), both losses means over
   tokens. The mean over the wrong answers is one of losses, so t takes a geometric mean of probabilities, as the code of
@@ -18,6 +17,7 @@ disagree, this is what was chosen:
   share among right and wrong answers, because a good model may word a fact in many ways.
 - **ROUGE-L recall** of greedy generations; Porter's stemmer, as both do. Cut after a quarter more tokens than the
   longest right answer (both allow 200).
+- **Utility** cuts each of its two ratios off at 1, not their mean; all means are floored: see `compare`.
 - **FF** is the mean fluency of what is said to the *forget* questions, where an edit does its damage, as in
   open-unlearning. The judge is ours: see `Fluency`.
 - **Attacks**: loss; loss over zlib bytes of the answer; min-k and min-k++ with k = .4. As in the paper, but unlike

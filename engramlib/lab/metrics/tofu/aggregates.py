@@ -14,8 +14,8 @@ ATTACKS = ("loss", "zlib", "mink", "minkpp")
 FLOOR = 1e-10
 
 
-def harmonic_mean(values: Iterable[float]) -> float:
-    """n / Σ 1/v of numbers that are not negative; 0 where one of them is 0 (the limit).
+def harmonic_mean(values: Iterable[float], *, floor: float = 0.0) -> float:
+    """n / Σ 1/v of numbers that are not negative; 0 where one of them is 0 (the limit). `floor`: each is at least that.
 
     >>> harmonic_mean([1, 0.5, 0.5]), harmonic_mean([1, 0])
     (0.6, 0.0)
@@ -23,6 +23,7 @@ def harmonic_mean(values: Iterable[float]) -> float:
     values = [float(v) for v in values]
     if not values or any(not v >= 0 for v in values):
         raise ValueError(f"harmonic_mean: needs numbers that are not negative, got {values}.")
+    values = [max(floor, v) for v in values]
     return 0.0 if 0 in values else len(values) / sum(1 / v for v in values)
 
 
@@ -59,7 +60,7 @@ def forget_quality(edited: Evaluation, retain: Evaluation) -> float:
     """
     from scipy.stats import ks_2samp
 
-    return math.log10(max(1e-300, ks_2samp(edited.forget.truth_ratio, retain.forget.truth_ratio).pvalue))
+    return math.log10(max(1e-30, ks_2samp(edited.forget.truth_ratio, retain.forget.truth_ratio).pvalue))
 
 
 def compare(edited: Evaluation, full: Evaluation, retain: Evaluation) -> dict[str, float]:
@@ -68,15 +69,17 @@ def compare(edited: Evaluation, full: Evaluation, retain: Evaluation) -> dict[st
     Keys, the upper-case ones as in the published tables:
     - EM, ES, PP, TR: `left_over` of em, es, probability and min(t, 1/t) on the forget set. Down is better.
       Mem = harmonic mean of 1 - EM, 1 - ES, 1 - PP, 1 - TR.
-    - Util = harmonic mean of MU/MU_full and FF/FF_full, cut off at 1 (the mean is cut, not the ratios).
+    - Util = harmonic mean of min(1, MU/MU_full) and min(1, FF/FF_full): each ratio is cut off at 1, so that being more
+      fluent than the full model makes up for nothing.
     - Priv = harmonic mean over loss, zlib, min-k, min-k++ of 1 - 2 |AUC - .5|, with AUC = `attack_auc` between the
       edited and the retrained model on the forget set. 1 = no attack can tell them apart.
-    - Overall = harmonic mean of Mem, Util, Priv, each at least 1e-10. FQ: `forget_quality`.
+    - Overall = harmonic mean of Mem, Util, Priv. FQ: `forget_quality`. Nothing that enters a mean is below 1e-10.
     - what they are made of, of the edited model: em, es, probability, truth_ratio (mean of min(t, 1/t)), exact, loss on
       the forget set; retain em, retain exact, retain loss; MU, FF; auc loss, auc zlib, auc mink, auc minkpp (above
       .5: the edited model has the lower scores, so the questions look more like members in it).
 
-    edited = retain: Mem, Priv 1. edited = full: Mem 0, Util 1. Raises `ValueError` for evaluations of different
+    edited = retain: Mem, Priv 1. edited = full: Mem below 1e-9, Util 1. The rules are those of the authors' package
+    (ai-engram 0.11, `engram.benchmarks`). Raises `ValueError` for evaluations of different
     questions, or a full model without utility. Source: paper, section 5.1 and Tables 3 and 6; chapter 13.
     """
     for name, other in (("full", full), ("retain", retain)):
@@ -88,12 +91,13 @@ def compare(edited: Evaluation, full: Evaluation, retain: Evaluation) -> dict[st
     e, f, r = (ev.means["forget"] for ev in (edited, full, retain))
     left = {key: left_over(e[m], f[m], r[m]) for key, m in MEMORY.items()}
     auc = {a: attack_auc(getattr(edited.forget, a), getattr(retain.forget, a)) for a in ATTACKS}
-    mem = harmonic_mean(1 - s for s in left.values())
-    util = min(1.0, harmonic_mean([edited.utility / full.utility, edited.fluency / full.fluency]))
-    priv = harmonic_mean(max(0.0, 1 - 2 * abs(a - 0.5)) for a in auc.values())
+    mem = harmonic_mean((1 - s for s in left.values()), floor=FLOOR)
+    ratios = edited.utility / full.utility, edited.fluency / full.fluency
+    util = harmonic_mean((min(1.0, ratio) for ratio in ratios), floor=FLOOR)
+    priv = harmonic_mean((max(0.0, 1 - 2 * abs(a - 0.5)) for a in auc.values()), floor=FLOOR)
     kept = edited.means["retain"]
     return {
-        "Overall": harmonic_mean(max(FLOOR, v) for v in (mem, util, priv)),
+        "Overall": harmonic_mean((mem, util, priv), floor=FLOOR),
         "Mem": mem,
         "Util": util,
         "Priv": priv,

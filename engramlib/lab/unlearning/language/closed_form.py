@@ -13,8 +13,8 @@ from engramlib._fitting import Deltas, as_engram, fitting_layers, sharing_groups
 from engramlib.lab.unlearning.language.answers import check_idk
 from engramlib.lab.unlearning.language.descent import Turn, answer_nll, descend
 from engramlib.lab.unlearning.language.engrams import LAYERS, edited
-from engramlib.lab.unlearning.language.problem import Pair, Problem
-from engramlib.lab.unlearning.method import Method
+from engramlib.lab.unlearning.language.problem import EPOCHS, Pair, Problem
+from engramlib.lab.unlearning.method import Method, square
 from engramlib.running import evaluating, to_device
 
 TARGETS = ("idk", "zero")
@@ -83,7 +83,7 @@ def _sums(problem: Problem, pairs: list[Pair], names: list[str]) -> dict[str, tu
     handles = [modules[name].register_forward_pre_hook(hook(name)) for name in names]
     try:
         with evaluating(problem.model), torch.no_grad():
-            for batch in language.batches(problem.tokenizer, pairs, batch_size=4 * problem.batch_size):
+            for batch in language.batches(problem.tokenizer, pairs, batch_size=4 * problem.batch_size, eos=problem.eos):
                 batch = to_device(batch, problem.device)
                 rows = language.answer_rows(batch)
                 count += int(rows.sum())
@@ -98,15 +98,17 @@ def task_arithmetic(problem: Problem, *, lr: float, alpha: float) -> nn.Module:
     """Learn the answers to forget a little more, and go the other way.
 
     Update: θ <- θ - α (θ_f - θ), θ_f = the model after further training on the forget set: `problem.epochs` passes with
-    NLL(forget). Trained: everything, once for each learning rate; α costs nothing. No retained question is looked at.
-    Source: Ilharco et al. 2023 (ICLR, arXiv:2212.04089), "forgetting via negation". Grid: three learning rates times
-    three α.
+    NLL(forget). Trained: everything, once for each learning rate and number of epochs; α costs nothing. No retained
+    question is looked at. Source: Ilharco et al. 2023 (ICLR, arXiv:2212.04089), "forgetting via negation". Grid: three
+    learning rates, three α and three numbers of epochs, in a Latin square.
     """
 
     def loss(model: nn.Module, turn: Turn) -> Tensor:
         return answer_nll(model, turn.forget)
 
-    further = problem.once(("further", lr), lambda: descend(problem, loss, lr=lr, desc="task arithmetic"))
+    further = problem.once(
+        ("further", lr, problem.epochs), lambda: descend(problem, loss, lr=lr, desc="task arithmetic")
+    )
     model, learned = copy.deepcopy(problem.model), dict(further.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -126,7 +128,7 @@ METHODS = (
         "task_arithmetic",
         "Task Arithmetic",
         "Ilharco et al. 2023, arXiv:2212.04089",
-        tuple({"lr": lr, "alpha": alpha} for lr in (1e-4, 2e-4, 3e-4) for alpha in (2.0, 4.0, 6.0)),
+        square(lr=(1e-4, 2e-4, 3e-4), alpha=(2.0, 4.0, 6.0), epochs=EPOCHS),
         task_arithmetic,
     ),
 )

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from engramlib.lab.unlearning.language import losses
 from engramlib.lab.unlearning.language.descent import Turn, descend
-from engramlib.lab.unlearning.language.problem import Problem, logits
-from engramlib.lab.unlearning.method import Method
+from engramlib.lab.unlearning.language.problem import EPOCHS, Problem, logits
+from engramlib.lab.unlearning.method import Method, square
 from engramlib.running import evaluating
 
 
@@ -18,7 +18,8 @@ def undial(problem: Problem, *, lr: float, beta: float) -> nn.Module:
     Loss: cross-entropy to softmax(z0 - β onehot(y)) at the answers' tokens, z0 the logits of the model before. The
     target is a fixed distribution, so there is something to converge to, and the paper needs no retain term: there is
     none here. Trained: everything. Source: Dong et al. 2024 (NAACL 2025, arXiv:2402.10052); OpenUnlearning has β = 10.
-    Grid: three learning rates times three β.
+    Grid: three learning rates, three β
+    and three numbers of epochs, in a Latin square.
     """
     teacher = problem.model
 
@@ -35,7 +36,7 @@ METHODS = (
         "undial",
         "UNDIAL",
         "Dong et al. 2024, arXiv:2402.10052",
-        tuple({"lr": lr, "beta": beta} for lr in (3e-4, 6e-4, 1e-3) for beta in (8.0, 10.0, 12.0)),
+        square(lr=(3e-4, 6e-4, 1e-3), beta=(8.0, 10.0, 12.0), epochs=EPOCHS),
         undial,
     ),
 )

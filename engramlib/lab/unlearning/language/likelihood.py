@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from engramlib.lab.unlearning.language import losses
 from engramlib.lab.unlearning.language.answers import idk_pairs
 from engramlib.lab.unlearning.language.descent import Turn, answer_nll, descend, pick
-from engramlib.lab.unlearning.language.problem import Problem
-from engramlib.lab.unlearning.method import Method
+from engramlib.lab.unlearning.language.problem import EPOCHS, Problem
+from engramlib.lab.unlearning.method import Method, square
 
 
 def graddiff(problem: Problem, *, lr: float, alpha: float) -> nn.Module:
@@ -16,7 +16,8 @@ def graddiff(problem: Problem, *, lr: float, alpha: float) -> nn.Module:
 
     Loss: -NLL(forget) + α NLL(retain). The first term has no lower bound, so the model has to be stopped by the number
     of steps. Trained: everything. Source: Maini et al. 2024 (COLM, arXiv:2401.06121), "gradient difference", there with
-    α = 1; Liu et al. 2022 (arXiv:2203.12817). Grid: three learning rates times three α.
+    α = 1; Liu et al. 2022 (arXiv:2203.12817). Grid: three learning rates, three α
+    and three numbers of epochs, in a Latin square.
     """
 
     def loss(model: nn.Module, turn: Turn) -> Tensor:
@@ -31,7 +32,8 @@ def idknll(problem: Problem, *, lr: float, alpha: float) -> nn.Module:
     Loss: NLL(I don't know) + α NLL(retain). Each question gets a sentence of `problem.idk`, drawn anew in every epoch.
     Nothing lowers the likelihood of the old answer as such. Trained: everything. Source: Maini et al. 2024 (COLM,
     arXiv:2401.06121), there the "preference optimisation" baseline with α = 1; "IdkNLL" is OpenUnlearning's name (Dorna
-    et al. 2025, arXiv:2506.12618). Grid: three learning rates times three α.
+    et al. 2025, arXiv:2506.12618). Grid: three learning rates, three α
+    and three numbers of epochs, in a Latin square.
     """
     answers = idk_pairs(problem)
 
@@ -47,14 +49,14 @@ METHODS = (
         "graddiff",
         "GradDiff",
         "Maini et al. 2024, arXiv:2401.06121",
-        tuple({"lr": lr, "alpha": alpha} for lr in (3e-4, 6e-4, 1e-3) for alpha in (2.0, 5.0, 10.0)),
+        square(lr=(3e-4, 6e-4, 1e-3), alpha=(2.0, 5.0, 10.0), epochs=EPOCHS),
         graddiff,
     ),
     Method(
         "idknll",
         "IdkNLL",
         "Maini et al. 2024, arXiv:2401.06121",
-        tuple({"lr": lr, "alpha": alpha} for lr in (5e-4, 1e-3, 2e-3) for alpha in (1.0, 2.0, 5.0)),
+        square(lr=(5e-4, 1e-3, 2e-3), alpha=(1.0, 2.0, 5.0), epochs=EPOCHS),
         idknll,
     ),
 )

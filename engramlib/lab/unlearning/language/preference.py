@@ -17,9 +17,10 @@ from engramlib.lab.unlearning.language.descent import (
     logprobs_before,
     pick,
 )
-from engramlib.lab.unlearning.language.problem import Pair, Problem
-from engramlib.lab.unlearning.method import Method
+from engramlib.lab.unlearning.language.problem import EPOCHS, Pair, Problem
+from engramlib.lab.unlearning.method import Method, square
 
+ALTERNATIVES = 5  # answers in place of the old one, as in the paper
 GAMMA = 0.125  # weight of SimNPO's forget term beside a retain term of weight 1
 
 
@@ -28,7 +29,7 @@ def npo(problem: Problem, *, lr: float, beta: float) -> nn.Module:
 
     Loss: 2/β log(1 + (p(y)/p0(y))^β) + NLL(retain), p0 the model before; the variant with a retain term, the authors'
     best on TOFU ("NPO+RT"). Trained: everything. Source: Zhang et al. 2024 (COLM, arXiv:2404.05868), with β = .1. Grid:
-    three learning rates times three β.
+    three learning rates, three β and three numbers of epochs, in a Latin square.
     """
     before = _before(problem)
 
@@ -44,7 +45,8 @@ def simnpo(problem: Problem, *, lr: float, beta: float) -> nn.Module:
 
     Loss: .125 · (-2/β log σ(-β log p(y) / |y|)) + NLL(retain). Trained: everything. Source: Fan et al. 2024 (NeurIPS
     2025, arXiv:2410.07163), with γ = 0; the weight and β = 4.5 are those of the authors' command for forget10 (β = 2.5
-    for forget05). Grid: three learning rates times three β.
+    for forget05). Grid: three learning rates, three β
+    and three numbers of epochs, in a Latin square.
     """
 
     def loss(model: nn.Module, turn: Turn) -> Tensor:
@@ -60,7 +62,7 @@ def idkdpo(problem: Problem, *, lr: float, beta: float) -> nn.Module:
     Loss: DPO with the sentence as winner and the old answer as loser, + NLL(retain). Each question gets a sentence of
     `problem.idk`, drawn anew in every epoch. Trained: everything. Source: Maini et al. 2024 (COLM, arXiv:2401.06121)
     name the idea; the DPO form is that of Zhang et al. 2024 (COLM, arXiv:2404.05868), with β = .1. Grid: three learning
-    rates times three β.
+    rates, three β and three numbers of epochs, in a Latin square.
     """
     return _prefer(problem, idk_pairs(problem), "idk", lr=lr, beta=beta)
 
@@ -71,11 +73,11 @@ def altpo(problem: Problem, *, lr: float, beta: float) -> nn.Module:
     Loss: DPO with an alternative as winner and the old answer as loser, + NLL(retain). Trained: everything. The
     alternatives are the model's own, as in the paper (`own_alternatives`); the paper asks an instructed model for them,
     which a small one would not follow. TOFU's perturbed answers would be ready at hand, but the truth ratio is measured
-    on them, and no method may train on its test. Epoch e uses the e-th alternative of a question, so that five
-    epochs show each of five once. Source: Mekala et al. 2024 (COLING 2025, arXiv:2409.13474), with β = .1 and five
-    alternatives. Grid: three learning rates times three β.
+    on them, and no method may train on its test. Epoch e uses the e-th alternative of a question, so that five epochs
+    show each of five once, and ten twice. Source: Mekala et al. 2024 (COLING 2025, arXiv:2409.13474), with β = .1 and
+    five alternatives. Grid: three learning rates, three β and three numbers of epochs, in a Latin square.
     """
-    found = problem.once("alternatives", lambda: own_alternatives(problem, problem.epochs))
+    found = problem.once("alternatives", lambda: own_alternatives(problem, ALTERNATIVES))
     by_epoch = [[options[epoch % len(options)] for options in found] for epoch in range(problem.epochs)]
     return _prefer(problem, by_epoch, "altpo", lr=lr, beta=beta)
 
@@ -83,7 +85,9 @@ def altpo(problem: Problem, *, lr: float, beta: float) -> nn.Module:
 def _prefer(problem: Problem, winners: Sequence[Sequence[Pair]], key: str, *, lr: float, beta: float) -> nn.Module:
     """DPO of the winners of each epoch, one for each question of the forget set, over the old answers."""
     before = _before(problem)
-    won = problem.once(("before", key), lambda: torch.stack([logprobs_before(problem, pairs) for pairs in winners]))
+    won = problem.once(
+        ("before", key, problem.epochs), lambda: torch.stack([logprobs_before(problem, pairs) for pairs in winners])
+    )
 
     def loss(model: nn.Module, turn: Turn) -> Tensor:
         win, _ = answer_logprobs(model, problem.encode(pick(winners[turn.epoch], turn.rows)))
@@ -98,8 +102,8 @@ def _before(problem: Problem) -> Tensor:
     return problem.once("before", lambda: logprobs_before(problem, problem.forget_pairs))
 
 
-def _grid(rates: Sequence[float], betas: Sequence[float]) -> tuple[dict[str, float], ...]:
-    return tuple({"lr": lr, "beta": beta} for lr in rates for beta in betas)
+def _grid(rates: Sequence[float], betas: Sequence[float]) -> tuple[dict[str, object], ...]:
+    return square(lr=rates, beta=betas, epochs=EPOCHS)
 
 
 METHODS = (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engramlib import language
+from engramlib.lab.datasets.questions import ANSWERS_END
 from engramlib.lab.unlearning.base import BaseProblem, Memo
 from engramlib.moments import Moments
 from engramlib.running import to_device
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 Pair = tuple[str, str]
 Batch = dict[str, Tensor]
 Unit = Literal["answers", "tokens"]
+
+EPOCHS = (3, 5, 10)  # passes over the questions to forget that a method which trains may choose from
+HOLDOUT = "holdout10"  # questions that no model is taught
 
 # Answers that give nothing away, in words that the generated corpus has too: a word-level tokenizer knows them.
 IDK = (
@@ -46,8 +50,10 @@ class Problem(BaseProblem):
     `validation`: how many retained questions `accuracies` asks; they are the same for every seed, and no method sees
     them. At most half of the retained questions are set aside. `unit`: what they count, "answers" (all tokens right) or
     "tokens", where answers are so long that hardly an edit leaves one whole.
+    `level`: what forgetting aims at, the share that a model gets right of such questions if it never learned them.
+    None: the model's own on the split `holdout10`, which it must not have learned; 0 where the data have no such split.
     `rcond` is the cut of the closed-form methods (see `el.extract`). `idk`: the answers of the methods that say so.
-    `eos`: an answer ends with the tokenizer's end-of-text token, as in training.
+    `eos`: an answer ends with the tokenizer's end-of-text token, as in training; `ANSWERS_END` says what counts it.
 
     Raises `ValueError` for an unknown unit and for splits that share a question, `KeyError` for splits that the data do
     not have.
@@ -64,15 +70,18 @@ class Problem(BaseProblem):
     weight_decay: float = 0.01
     validation: int = 160
     unit: Unit = "answers"
+    level: float | None = None
     rcond: float = 1e-6
     idk: Sequence[str] = IDK
-    eos: bool = True
+    eos: bool = ANSWERS_END
     _memo: Memo = field(default_factory=Memo, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Problem: {name} must be at least 1, got {getattr(self, name)}.")
+        if self.level is not None and not 0 <= self.level < 1:
+            raise ValueError(f"Problem: level is a share in [0, 1), got {self.level}.")
         if self.unit not in get_args(Unit):
             raise ValueError(f"Problem: unit must be one of {', '.join(get_args(Unit))}, got {self.unit!r}.")
         if isinstance(self.idk, str) or not self.idk or not all(isinstance(s, str) and s.strip() for s in self.idk):
@@ -119,6 +128,18 @@ class Problem(BaseProblem):
         """
         right = self.exact if self.unit == "answers" else self.tokens
         return right(model, self.forget_pairs), right(model, self.validation_pairs)
+
+    def __len__(self) -> int:
+        return len(self.data[self.forget]) + len(self.retain_pairs)
+
+    def goal(self) -> float:
+        """`level`, or the share that the model gets right of the questions of `holdout10`, in answers or tokens."""
+        if self.level is not None:
+            return self.level
+        if HOLDOUT not in self.data:
+            return 0.0
+        right = self.exact if self.unit == "answers" else self.tokens
+        return min(0.99, right(self.model, self.data.pairs(HOLDOUT)))
 
     def exact(self, model: nn.Module, pairs: Sequence[Pair]) -> float:
         """Share of `pairs` whose whole answer greedy decoding gets right, teacher-forced."""
@@ -167,7 +188,13 @@ class Problem(BaseProblem):
         def collect() -> tuple[Moments, Moments]:
             forget, retain = (
                 language.collect(
-                    self.model, self.tokenizer, pairs, layers=layers, batch_size=4 * self.batch_size, bias=bias
+                    self.model,
+                    self.tokenizer,
+                    pairs,
+                    layers=layers,
+                    batch_size=4 * self.batch_size,
+                    bias=bias,
+                    eos=self.eos,
                 )
                 for pairs in (self.forget_pairs, self.retain_pairs)
             )

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from engramlib.lab.unlearning.language import losses
 from engramlib.lab.unlearning.language.descent import Turn, descend
-from engramlib.lab.unlearning.language.problem import Batch, Problem
-from engramlib.lab.unlearning.method import Method
+from engramlib.lab.unlearning.language.problem import EPOCHS, Batch, Problem
+from engramlib.lab.unlearning.method import Method, square
 from engramlib.language import IGNORE
 from engramlib.running import evaluating
 
@@ -27,7 +27,7 @@ def rmu(problem: Problem, *, lr: float, steering: float, alpha: float = 1.0, lay
     of h0 on the forget set, so that one grid serves models of any width; the paper gives c itself. Trained: the output
     matrices of the MLPs of that block and the two below it, as in the authors' code. Source: Li et al. 2024 (ICML,
     arXiv:2403.03218); the relative length is that of Dang et al. 2024 (AAAI 2025, arXiv:2408.06223). Grid: three
-    learning rates times three c, α = 1.
+    learning rates, three c and three numbers of epochs, in a Latin square, α = 1.
 
     Raises `ValueError` if the model has no such blocks, or no such layer.
     """
@@ -101,7 +101,7 @@ METHODS = (
         "rmu",
         "RMU",
         "Li et al. 2024, arXiv:2403.03218",
-        tuple({"lr": lr, "steering": c} for lr in (3e-3, 6e-3, 1e-2) for c in (0.25, 0.5, 1.0)),
+        square(lr=(3e-3, 6e-3, 1e-2), steering=(0.25, 0.5, 1.0), epochs=EPOCHS),
         rmu,
     ),
 )
