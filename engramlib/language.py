@@ -124,6 +124,7 @@ def collect(
     bias: str = "absorb",
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
+    exact: bool = False,
 ) -> Moments:
     """Second moments of what each layer reads at the tokens that count, Σ = Σ x xᵀ over the answers' tokens.
 
@@ -140,7 +141,7 @@ def collect(
             in the edited model, and :func:`untie` does so for an edit of your own.
         shift: False = columns at the answer's own tokens, True = at the positions that predict them
             (:func:`answer_rows`).
-        bias, dtype, device: as in :func:`engramlib.collect`.
+        bias, dtype, device, exact: as in :func:`engramlib.collect`.
 
     Returns:
         Moments: one Σ per distinct input; query, key and value share one, gate and up projection too. The experts of a
@@ -151,13 +152,13 @@ def collect(
         TypeError: not a model or not a tokenizer, items of another type, quantised weights, a model with an encoder
             and a decoder. Warns of answers that are a single token if ``shift=False``: they are read after the fact.
 
-    Cost: a forward pass (without the output layer if that is not asked for) and n·d² multiply-adds per distinct input,
-    8 d² bytes each. Source: Eq. 4, Section 4; chapter 13.
+    Cost: a forward pass (without the output layer if that is not asked for) and n·d²/2 multiply-adds per distinct
+    input, 4 d² bytes each. Source: Eq. 4, Section 4; chapter 13.
     """
     data, _ = _sorted_batches(model, tokenizer, items, "items", batch_size, max_length, truncate, eos)
     if not shift:
         _warn_of_lone_answers(data.encoded, "items", eos, getattr(tokenizer, "eos_token_id", None))
-    return _collect(model, data, layers=layers, shift=shift, bias=bias, dtype=dtype, device=device)
+    return _collect(model, data, layers=layers, shift=shift, bias=bias, dtype=dtype, device=device, exact=exact)
 
 
 def _collect(
@@ -211,6 +212,7 @@ def forget(
     bias: str = "absorb",
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
+    exact: bool = False,
     inplace: bool = False,
     return_engram: bool = False,
 ) -> Any:
@@ -249,7 +251,7 @@ def forget(
             name such a layer, it is untied in the edited model (:func:`untie`), so that the embedding stays as it is.
         batch_size, max_length, truncate, eos, shift: how items become batches, as in :func:`batches` and
             :func:`collect`.
-        bias, dtype, device: how statistics are kept, as in :func:`engramlib.collect`.
+        bias, dtype, device, exact: how statistics are made and kept, as in :func:`engramlib.collect`.
         inplace: edit ``model`` itself, to save the memory of a copy.
         return_engram: hand back the engram too, its layers' strengths in it: what was subtracted at ``alpha=1``.
 
@@ -264,8 +266,8 @@ def forget(
             (tried on a few tokens) or that has an encoder and a decoder. The model is as it was then, and also if
             something else goes wrong on the way.
 
-    Cost: one forward pass over all items, n·d² multiply-adds and one factorisation (≈ 9 d³) per distinct input; memory
-    8 d² bytes each for Σ⁺ and for Σ⁻ (``dtype=torch.float32`` halves that, ``device="cpu"`` keeps it off the GPU), the
+    Cost: one forward pass over all items, n·d²/2 multiply-adds and one factorisation per distinct input; memory
+    4 d² bytes each for Σ⁺ and for Σ⁻ (``dtype=torch.float32`` halves that, ``device="cpu"`` keeps it off the GPU), the
     engram (4 bytes a weight) and the copy. Source: Eq. 4 and α_W-Norm; chapter 13.
     """
     _check_model(model)
@@ -295,7 +297,7 @@ def forget(
         _warn_of_lone_answers(data["forget"].encoded, "forget", eos, getattr(tokenizer, "eos_token_id", None))
     with evaluating(model), torch.no_grad():
         refuse_non_causal(model, [tokens for tokens, _ in data["forget"].encoded], device_of(model))
-    how = {"layers": layers, "shift": shift, "bias": bias, "dtype": dtype, "device": device}
+    how = {"layers": layers, "shift": shift, "bias": bias, "dtype": dtype, "device": device, "exact": exact}
     target, reference = (_collect(model, data[which], **how) for which in ("forget", "retain"))
     engram = extract(model, target, reference, specificity=specificity, rcond=rcond, base=base)
     del target, reference
