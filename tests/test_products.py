@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib import _products, _recorder
+from engramlib import _products, _recorder, analysis
 from engramlib._products import Half, add_outer, as_tensor, joined, total, zeros
 from tests.conftest import with_one
 
@@ -126,6 +126,19 @@ def test_a_cut_finer_than_the_sums_is_said() -> None:
         el.extract(layer, *coarse)
         easy = [el.collect(layer, b.split(300)) for b in torch.randn(2, 900, 200)]
         el.extract(layer, *easy, rcond=1e-9)  # nothing lies below
+
+
+def test_a_filter_that_needs_exact_sums_says_so() -> None:
+    layer, (x, y) = nn.Linear(200, 3, bias=False), torch.randn(2, 900, 200)
+    rounded, exact = ([el.collect(layer, [z], exact=e) for z in (x, y)] for e in (False, True))
+    for jumps in (analysis.specificity(float("inf")), analysis.specificity(0)):
+        with pytest.warns(UserWarning, match="share of 1.*exact=True"):
+            el.extract_filtered(layer, *rounded, filter=jumps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        el.extract_filtered(layer, *exact, filter=analysis.specificity(float("inf")))
+        for smooth in (None, analysis.specificity(30), analysis.threshold(0.5)):
+            el.extract_filtered(layer, *rounded, filter=smooth)
 
 
 def test_half_of_a_sum_is_kept_until_it_is_asked_for(tmp_path: Path) -> None:

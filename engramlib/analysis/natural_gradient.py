@@ -13,7 +13,7 @@ from engramlib._fitting import Deltas, as_engram, fitting_layers, is_absorbed
 from engramlib.analysis.criteria import layers_of
 from engramlib.engram import Engram, LayerEngram
 from engramlib.moments import Moments
-from engramlib.spectral import Spectrum, check_rcond, scaled, units_of
+from engramlib.spectral import Spectrum, check_rcond, nothing_is_cut, scaled, units_of
 
 # ------------------------------------------------------------------------------------------------------------ the steps
 
@@ -194,7 +194,11 @@ def exact_forgetting_step(
     mean = f.trace() / (out * spectrum.kept.sum())  # σ², on the kept directions
     damped = f + damping * mean * torch.eye(len(f), dtype=f.dtype, device=f.device)
     gradient = ((delta @ target[layer].double()).view(-1, out, d) @ whiten).flatten()
-    step = mean * (1 + damping) * (Spectrum(damped, rcond).pinv() @ gradient)
+    if nothing_is_cut(damped, rcond):
+        solved = torch.cholesky_solve(gradient.unsqueeze(-1), torch.linalg.cholesky(damped)).squeeze(-1)
+    else:
+        solved = Spectrum(damped, rcond).pinv() @ gradient
+    step = mean * (1 + damping) * solved
     found = {layer: (step.view(-1, out, d) @ whiten.mT).view(*groups, out, d)}
     return as_engram(chosen, target, found)
 

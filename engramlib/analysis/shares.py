@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -212,6 +213,12 @@ def filtered(
     return ((weight.to(plus.device).double() @ share.patterns) * apply_filter(filter, share.shares)) @ share.readouts
 
 
+def _tells_ends(filter: Filter | None) -> bool:
+    """Whether a filter jumps where the share is next to 0 or 1, as that of the hard constraint does."""
+    ends = apply_filter(filter, torch.tensor([0.0, 1e-4, 1 - 1e-4, 1.0], dtype=torch.float64))
+    return bool((ends[1] - ends[0]).abs() > 0.1) or bool((ends[3] - ends[2]).abs() > 0.1)
+
+
 def extract_filtered(
     model: nn.Module,
     target: Moments,
@@ -237,7 +244,8 @@ def extract_filtered(
         Engram: as :func:`engramlib.extract`.
 
     Raises:
-        ValueError: as :func:`engramlib.extract` and :func:`engramlib.analysis.target_share` (names the layer).
+        ValueError: as :func:`engramlib.extract` and :func:`engramlib.analysis.target_share` (names the layer). Warns of
+            a filter that tells shares of 1 or 0 from their neighbours, as λ = ∞ does, if the moments are rounded.
 
     Cost: two factorisations (≈ 18 d³) per distinct pair of Σ. Source: Eq. 3 is f(s) = s; the family is ours;
     chapter 03.
@@ -254,6 +262,12 @@ def extract_filtered(
         True
     """
     layers = fitting_layers(model, {"target": target, "reference": reference})
+    if any(own.resolved for m in (target, reference) for own in m.identity.values()) and _tells_ends(filter):
+        warnings.warn(
+            "filter: it tells a share of 1 from one of .9999 (or 0 from .0001), which these moments do not: products or"
+            " sums in float32 are in them. Take collect(..., exact=True)",
+            stacklevel=2,
+        )
     deltas = Deltas(base)
     found: dict[str, Tensor] = {}
     for names in track(sharing_groups(target, reference), desc="extracting"):

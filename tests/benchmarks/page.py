@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import figures
-from tests.benchmarks.steps import ALPHAS, MEASURED, TOLERANCE
+from tests.benchmarks.steps import ALPHAS, TOLERANCE
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 PAGE = BOOK / "how-fast.md"
@@ -118,7 +118,7 @@ def _passes(record: dict[str, Any], parts: Parts) -> list[str]:
         "## What does it cost beside a forward pass?",
         "A forward pass over the same batches is 1. *Collect* includes that pass. *Extract* has no data in it: it is one"
         " engram of the layers named below. *Edit and undo* is `el.edited` with nothing inside; *sweep* is 20 strengths, each"
-        f" measured on {MEASURED} examples, beside the {len(ALPHAS)} forward passes alone; *forget* is `el.forget`, from texts to the edited copy.",
+        f" measured on one batch, beside the {len(ALPHAS)} forward passes alone; *forget* is `el.forget`, from texts to the edited copy.",
         _picture(record, "cost"),
     ]
     for threads, models in steps.items():

@@ -13,7 +13,6 @@ from tests.benchmarks.models import Case, Layers, Scene
 from tests.benchmarks.timing import Task, digits, interleaved, ratio, threads
 
 ALPHAS = [i / 10 for i in range(20)]
-MEASURED = 8  # examples that one measurement of a sweep looks at
 TOLERANCE = 1e-2  # what two packages' engrams may differ by and still be the same answer
 
 
@@ -101,8 +100,8 @@ class Steps:
         return found
 
     def sweeps(self) -> dict[str, Task]:
-        """20 strengths, each measured on 8 examples, beside the 20 forward passes that this takes anyway."""
-        (batch,) = self.scene.batches(torch.arange(MEASURED))
+        """20 strengths, each measured on one batch, beside the 20 forward passes that this takes anyway."""
+        batch = self.scene.timed[0]
 
         @torch.no_grad()
         def measure(model: torch.nn.Module) -> None:
