@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from engramlib._fitting import Deltas, as_entry, fitting_layers, is_absorbed, kept_as, sharing_groups
-from engramlib._products import Half, Symmetric, full_precision, total
+from engramlib._products import BLOCK, Half, Symmetric, full_precision, total
 from engramlib._progress import track
 from engramlib.engram import Engram, LayerEngram
 from engramlib.layers import Layer
@@ -226,13 +226,14 @@ class _Group:
 
     def __init__(self, layers: dict[str, Layer], deltas: Deltas, like: Tensor) -> None:
         self.deltas = {name: deltas.of(layer, like) for name, layer in layers.items()}
-        self.dtype = reduce(torch.promote_types, map(kept_as, layers.values()))
+        least = torch.float32 if like.shape[-1] > BLOCK["cpu"] else torch.float64  # where it would gain nothing
+        self.dtype = reduce(torch.promote_types, map(kept_as, layers.values()), least)
         rows = sum(delta.shape[-2] for delta in self.deltas.values())
         # With many rows in the weights P⁺ = Σ⁺(Σ⁺ + λΣ⁻)† is made once, not a product for each row. It is applied in
         # the precision that W⁺ will have: rounding P⁺ there is no worse than rounding W⁺.
         self.projects = 3 * rows > 2 * like.shape[-1]
         if self.projects:
-            self.deltas = {name: delta.to(kept_as(layers[name])) for name, delta in self.deltas.items()}
+            self.deltas = {name: delta.to(self.dtype) for name, delta in self.deltas.items()}
         self.grams: dict[str, Tensor] = {}
 
     def engrams(self, plus: Tensor, inverted: _Inverted) -> Iterator[tuple[str, Tensor, float]]:

@@ -189,11 +189,11 @@ def nothing_is_cut(sigma: Float[Tensor, "*groups d d"], rcond: float) -> bool:
 def is_easy(sigma: Float[Tensor, "*groups d d"]) -> bool:
     """Whether products with Σ⁻¹ may be made in float32: what they round is a few 1e-5 of the result then.
 
-    Certain where the eigenvalues of D⁻½ΣD⁻½, D its diagonal, are above 1e-5 of the largest: the rounding of a product
+    Certain where the eigenvalues of D⁻½ΣD⁻½, D its diagonal, are above 1e-4 of the largest: the rounding of a product
     knows no units, so those of the inputs do not count.
     """
     sizes = sigma.diagonal(dim1=-2, dim2=-1).sqrt()
-    return nothing_is_cut(sigma / sizes.unsqueeze(-1) / sizes.unsqueeze(-2), 1e-5)
+    return nothing_is_cut(sigma / sizes.unsqueeze(-1) / sizes.unsqueeze(-2), 1e-4)
 
 
 def inverses(

@@ -90,7 +90,8 @@ def test_patches_are_multiplied_faster_than_unfolding_does() -> None:
     tasks = {"ours": lambda: el.collect(layer, [x]), "unfold": lambda: conv.unfolded(layer, x)}
     with torch.no_grad():
         assert lowest(tasks, "ours", "unfold", 1 / 1.5, 3) <= 1 / 1.5
-        assert peer.relative(el.collect(layer, [x])[""], conv.unfolded(layer, x)) < 1e-12
+        assert peer.relative(el.collect(layer, [x])[""], conv.unfolded(layer, x)) < 1e-6
+        assert peer.relative(el.collect(layer, [x], exact=True)[""], conv.unfolded(layer, x)) < 1e-12
 
 
 # ----------------------------------------------------------------------------------------------------- timing
