@@ -174,13 +174,12 @@ def add_product(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool =
 
 def add_whole(sigma: Symmetric, part: Tensor) -> None:
     """Σ += a symmetric matrix that was made elsewhere."""
-    part = part.to(sigma.device)
     if isinstance(sigma, Half):
         sigma.is_rounded |= part.dtype != sigma.dtype
         for start, stop, rows in sigma.blocks():
-            rows += part[start:stop, start:]
+            rows += part[start:stop, start:].to(rows.device)
     else:
-        sigma += part
+        sigma += part.to(sigma.device)
 
 
 def in_range(x: Tensor) -> bool:
