@@ -70,13 +70,20 @@ def _where(record: dict[str, Any]) -> list[str]:
         " whether directions fall below the cut decides how fast Σ is inverted: images have the spectrum of photographs,"
         " texts the frequencies of words.",
     ]
-    if any(run["settings"]["quick"] for run in record["runs"].values()):
+    quick = {key.split("/")[0] for key, part in record["parts"].items() if _quick(record, part)}
+    if quick:
+        all_ = {key.split("/")[0] for key in record["parts"]}
+        which = "These numbers are" if quick == all_ else f"The numbers of {', '.join(sorted(quick))} are"
         parts.insert(
             1,
-            ":::{warning}\nThese numbers are of a **quick run** on small models, made to try the benchmark. They are not to be"
+            f":::{{warning}}\n{which} of a **quick run** on small models, made to try the benchmark. They are not to be"
             " quoted.\n:::",
         )
     return parts
+
+
+def _quick(record: dict[str, Any], part: dict[str, Any]) -> bool:
+    return record["runs"][part["run"]]["settings"]["quick"]
 
 
 def _spread(record: dict[str, Any]) -> list[str]:
