@@ -56,7 +56,7 @@ mutation: $(STAMP) ## do the tests notice a changed line? 40 mutants of each mod
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input "cosmic-ray>=8.3"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign.mutation
 
-bench: $(STAMP) ## what each step costs, about 25 minutes on an idle machine; writes a page of the book
+bench: $(STAMP) ## what each step costs, about 35 minutes on an idle machine; writes a page of the book
 	@test -d _build/peer/engram || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
 	  --no-deps --target _build/peer ai-engram==0.11 || echo "The authors' package could not be installed: no comparison."
 	@PYTHONPATH=_build/peer $(BIN)/python -m tests.benchmarks $(PARTS) $(BENCH)

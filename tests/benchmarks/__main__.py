@@ -1,4 +1,4 @@
-"""The benchmark: ``make bench``, or ``python -m tests.benchmarks [PARTS]``. About 25 minutes on two cores.
+"""The benchmark: ``make bench``, or ``python -m tests.benchmarks [PARTS]``. About 35 minutes on two cores.
 
 Measures the parts named (all of them without a name), writes each into ``data/benchmarks.json`` when it is finished,
 and the page ``book/how-fast.md`` from that. A run that was cut off goes on where it stopped. Every part says which run
