@@ -123,16 +123,18 @@ def is_absorbed(layer: Layer, sigma: Symmetric) -> bool:
     return sigma.shape[-1] == layer.width(absorbed=False) + 1
 
 
-def as_engram(layers: dict[str, Layer], moments: Moments, found: Mapping[str, Tensor | LayerEngram]) -> Engram:
-    """Matrices W⁺ (or entries that :func:`as_entry` made of them) as an engram, with the norms of the weights."""
-    entries: dict[str, LayerEngram] = {}
-    for name, layer in layers.items():
-        one = found[name]
-        entries[name] = one if isinstance(one, LayerEngram) else as_entry(layer, moments[name], one)
-    return Engram(entries, {name: float(layer.weight.detach().double().norm()) for name, layer in layers.items()})
+def as_engram(layers: dict[str, Layer], moments: Moments, found: Mapping[str, Tensor]) -> Engram:
+    """Matrices W⁺ as an engram, with the norms of the weights."""
+    entries = {name: as_entry(layer, moments.stored(name), found[name]) for name, layer in layers.items()}
+    return Engram(entries, norms(layers))
 
 
-def as_entry(layer: Layer, sigma: Tensor, matrix: Tensor) -> LayerEngram:
+def norms(layers: dict[str, Layer]) -> dict[str, float]:
+    """‖W‖ of each layer."""
+    return {name: float(layer.weight.detach().double().norm()) for name, layer in layers.items()}
+
+
+def as_entry(layer: Layer, sigma: Symmetric, matrix: Tensor) -> LayerEngram:
     """A matrix W⁺ back in the layer's own shape, on its device, at least float32."""
     own = layer.weight
     dtype = kept_as(layer)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from engramlib._fitting import Deltas, as_entry, fitting_layers, is_absorbed, kept_as, sharing_groups
+from engramlib._fitting import Deltas, as_entry, fitting_layers, is_absorbed, kept_as, norms, sharing_groups
 from engramlib._products import BLOCK, Half, Symmetric, full_precision, total
 from engramlib._progress import track
 from engramlib.engram import Engram, LayerEngram
@@ -188,7 +188,7 @@ def _engrams(
     found: dict[Key, dict[C, dict[str, LayerEngram]]] = {
         key: {concept: {} for concept in targets} for key in sweep.keys
     }
-    norms = {name: float(layer.weight.detach().double().norm()) for name, layer in layers.items()}
+    sizes = norms(layers)
     for names in track(sharing_groups(*named.values()), desc="extracting"):
         with _naming(names[0]), full_precision():
             stored = {concept: m.stored(names[0]) for concept, m in named.items()}
@@ -216,7 +216,7 @@ def _engrams(
                                 lost, inverted.inverse, f"layer {name!r} of {concept!r}, λ = {lam:g}, rcond={rcond:g}"
                             )
     return {
-        key: {c: Engram({name: f[name] for name in layers}, norms) for c, f in each.items()}
+        key: {c: Engram({name: f[name] for name in layers}, sizes) for c, f in each.items()}
         for key, each in found.items()
     }
 

@@ -291,7 +291,7 @@ class Moments(Mapping[str, Tensor]):
 
 def _read(own: dict[str, Any]) -> Identity:
     """An identity from a file's header."""
-    resolved = own.get("resolved", 0.0)  # files of before it was kept were all exact
+    resolved = own.get("resolved", 0.0)  # older files do not say
     found = Identity(tuple(own["weight"]), own["reading"], own["absorbed"], tuple(own["stamp"]), resolved)
     fits = isinstance(found.reading, str) and isinstance(found.absorbed, bool) and len(found.stamp) <= _SAMPLES
     fits = (
