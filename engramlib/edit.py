@@ -254,6 +254,11 @@ def _restored(targets: list[Target], *, also_if_done: bool = True) -> Iterator[l
 
     Yields copies of them as they were.
     """
+    places = {storage_of(target.parameter) for target in targets} - {None}
+    if (view := next((t.layer.name for t in targets if storage_of(t.change) in places), None)) is not None:
+        raise ValueError(
+            f"layer {view!r}: the engram's tensor is the model's own memory and would change with it: clone() it first"
+        )
     saved = [target.parameter.detach().clone() for target in targets]
     done = False
     try:
@@ -272,12 +277,15 @@ def _shift(targets: list[Target], strengths: Mapping[str, float], start: list[Te
     with torch.no_grad():
         for (parameter, change, layer, which), value in zip(targets, start, strict=True):
             wide = torch.promote_types(parameter.dtype, change.dtype)
-            moved = value.to(wide) + strengths[layer.name] * change.to(parameter.device, wide)
-            rounded = moved.to(parameter.dtype)
-            if not all_finite(rounded) and all_finite(value):
+            # One that float32 cannot hold is infinite there, and the sum not finite.
+            alpha = float(torch.tensor(strengths[layer.name], dtype=torch.promote_types(wide, torch.float32)))
+            out = parameter if parameter.dtype == wide else None  # fresh memory costs more than the sum
+            moved = torch.add(value.to(wide), change.to(parameter.device, wide), alpha=alpha, out=out)
+            if out is None:
+                parameter.copy_(moved)
+            if not all_finite(parameter) and all_finite(value):
                 raise ValueError(
                     f"alpha: {strengths[layer.name]:g} takes the {which} of layer {layer.name!r} out of the range of"
                     f" {parameter.dtype}"
                 )
-            parameter.copy_(rounded)
     torch.clear_autocast_cache()  # inside torch.autocast, casts of the weights as they were would go on acting

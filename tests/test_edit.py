@@ -322,3 +322,24 @@ def test_messages_name_what_is_odd(pair: tuple[nn.Sequential, el.Engram]) -> Non
     for weight, what in ((torch.ones(8, 6) * 1j, "complex"), (torch.ones(8, 6, device="meta"), "not in memory")):
         with pytest.raises(TypeError, match=f"'0': the engram's weight .*{what}"):
             el.ablate(model, el.Engram({"0": (weight, None)}))
+
+
+@pytest.mark.parametrize(
+    "view", [lambda w: w, lambda w: w.T, lambda w: w.view(9).view(3, 3)], ids=["same", "T", "view"]
+)
+@pytest.mark.parametrize("way", ["ablate", "edited", "sweep", "null_state"])
+def test_an_engram_made_of_the_weights_themselves_is_refused_in_place(
+    view: Callable[[torch.Tensor], torch.Tensor], way: str
+) -> None:
+    """It would change with them: the second step of a sweep, and every undo by arithmetic, would be wrong."""
+    model = nn.Linear(3, 3, bias=False)
+    before, engram = model.weight.detach().clone(), el.Engram({"": (view(model.weight.detach()), None)})
+    with pytest.raises(ValueError, match=r"own memory.*clone"):
+        if way == "edited":
+            el.edited(model, engram).__enter__()
+        elif way == "sweep":
+            el.sweep(model, engram, [0.0, 1.0, 2.0], lambda m: float(m.weight.sum()))
+        else:
+            getattr(el, way)(model, engram, inplace=True)
+    assert torch.equal(model.weight, before)
+    assert torch.equal(el.ablate(model, engram).weight, before - view(before))  # a copy has memory of its own
