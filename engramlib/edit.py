@@ -54,7 +54,7 @@ def ablate(model: Model, engram: Engram, alpha: float | Mapping[str, float] = 1.
         >>> torch.allclose(inject(ablate(model, engram), engram).weight, model.weight)
         True
     """
-    return _shifted(model, engram, alpha, -1, inplace)
+    return shifted(model, engram, alpha, -1, inplace)
 
 
 def inject(model: Model, engram: Engram, alpha: float | Mapping[str, float] = 1.0, *, inplace: bool = False) -> Model:
@@ -63,7 +63,7 @@ def inject(model: Model, engram: Engram, alpha: float | Mapping[str, float] = 1.
     The opposite of :func:`ablate`: ``inject(ablate(model, e), e)`` is the model again, up to rounding. Arguments,
     errors and cost are those of :func:`ablate`. Source: Eq. 8; chapters 00 and 04.
     """
-    return _shifted(model, engram, alpha, +1, inplace)
+    return shifted(model, engram, alpha, +1, inplace)
 
 
 def null_state(model: Model, engram: Engram, *, inplace: bool = False) -> Model:
@@ -151,15 +151,18 @@ def sweep(
     return results
 
 
-def _shifted(model: Model, engram: Engram, alpha: float | Mapping[str, float], sign: int, inplace: bool) -> Model:
+def shifted(
+    model: Model, engram: Engram, alpha: float | Mapping[str, float], sign: int, inplace: bool, undo: bool = True
+) -> Model:
+    """W ± α W⁺. An edit in place that fails is undone, unless the model is a copy that goes with it (not ``undo``)."""
     strengths = {name: sign * strength for name, strength in _strengths(engram, alpha).items()}
     targets = _targets(model, engram)  # complain before the cost of a copy
-    if inplace:
+    if inplace and undo:
         with _restored(targets, also_if_done=False) as saved:
             _shift(targets, strengths, saved)
         return model
-    result = copied(model)
-    targets = _targets(result, engram, warn=False)
+    result = model if inplace else copied(model)
+    targets = targets if inplace else _targets(result, engram, warn=False)
     _shift(targets, strengths, [target.parameter for target in targets])
     return result
 

@@ -38,7 +38,7 @@ from engramlib._text import (
 )
 from engramlib._ties import untie, untie_layers
 from engramlib.collecting import collect as collect_moments
-from engramlib.edit import ablate
+from engramlib.edit import shifted
 from engramlib.engram import Engram
 from engramlib.estimator import extract
 from engramlib.layers import find_layers
@@ -299,8 +299,8 @@ def forget(
         refuse_non_causal(model, [tokens for tokens, _ in data["forget"].encoded], device_of(model))
     how = {"layers": layers, "shift": shift, "bias": bias, "dtype": dtype, "device": device, "exact": exact}
     target, reference = (_collect(model, data[which], **how) for which in ("forget", "retain"))
+    target.once = reference.once = True
     engram = extract(model, target, reference, specificity=specificity, rcond=rcond, base=base)
-    del target, reference
     if strength == "norm":
         engram = engram.norm_weighted()
     elif strength != "uniform":
@@ -308,7 +308,7 @@ def forget(
     with ExitStack() as undo:
         edited = model if inplace else copied(model)
         untie_layers(edited, list(engram), undo)
-        ablate(edited, engram, alpha, inplace=True)
+        shifted(edited, engram, alpha, -1, inplace=True, undo=inplace)
         undo.pop_all()
     return (edited, engram) if return_engram else edited
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -111,6 +111,8 @@ class Moments(Mapping[str, Tensor]):
         True
     """
 
+    once = False  # for who needs the memory: each Σ goes as soon as an engram was made of it
+
     def __init__(
         self,
         sigma: Mapping[str, Float[Tensor, "*groups d d"]],
@@ -154,12 +156,18 @@ class Moments(Mapping[str, Tensor]):
             return whole
         return sigma
 
-    def stored(self, name: str) -> Symmetric:
-        """Σ of a layer as it is kept, which may be half of it: what ``moments[name]`` is made of."""
+    def stored(self, name: str, group: Iterable[str] = ()) -> Symmetric:
+        """Σ of a layer as it is kept, which may be half of it: what ``moments[name]`` is made of.
+
+        Moments that serve ``once`` let go of the Σ that the layers of ``group`` share.
+        """
         try:
-            return self._sigma[name]
+            found = self._sigma[name]
         except KeyError:
             raise KeyError(f"no moments of layer {name!r}; there are {', '.join(self._sigma) or 'none'}") from None
+        for used in group if self.once else ():
+            del self._sigma[used]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sigma)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -552,3 +553,17 @@ def test_autocast_does_not_touch_the_estimator(dtype: torch.dtype, lam: float) -
     for name in plain:
         assert torch.equal(plain[name].weight, inside[name].weight) and torch.equal(plain[name].bias, inside[name].bias)
         assert torch.allclose(plain[name].weight, many[name].weight, atol=1e-7)
+
+
+def test_moments_that_serve_once_are_let_go_layer_by_layer(mlp: nn.Sequential) -> None:
+    """What forget does with its own: the same engram, and never more than one group's Σ beside it."""
+    x = torch.randn(80, 6)
+    target, reference = el.collect(mlp, [x[:30]]), el.collect(mlp, [x[30:]])
+    kept = el.extract(mlp, target, reference)
+    alive = [weakref.ref(target.stored(name)) for name in target]
+    target.once = reference.once = True
+    once = el.extract(mlp, target, reference)
+    assert not len(target) and not len(reference)
+    assert [ref for ref in alive if ref() is not None] == []
+    for name, entry in kept.items():
+        assert torch.equal(entry.weight, once[name].weight)
