@@ -53,8 +53,8 @@ def cases(quick: bool = False) -> dict[str, Case]:
         "mlp": Case("MLP 784-512-512-10", lambda: models.mlp([784, 512, 512, 10]), "vectors", 28, 4096, 1024, 4, few=LINEAR[1:], peer=LINEAR),
         "thin": Case("ResNet-20 (16, 32, 64 channels)", lambda: models.resnet((16, 32, 64), 3), "images", 32, 200, 100, 1, few=f"layer[12]{CONV}"),
         "resnet18": Case(
-            "ResNet-18, images 32 × 32", lambda: models.resnet18(), "images", 32, 64, 64, 1,
-            layers=rf"conv1|layer[123]{CONV}|fc", extracted=f"layer[12]{CONV}", few=f"layer1{CONV}", concepts=(1, 10),
+            "ResNet-18, images 32 × 32", lambda: models.resnet18(), "images", 32, 128, 128, 1,
+            layers=rf"conv1|layer[123]{CONV}|fc", extracted=f"layer[12]{CONV}", few=f"layer[12]{CONV}",
             note="collected without its last stage, where one Σ takes 170 MB; extracted: its first two stages",
         ),
         "vit": Case(
@@ -88,7 +88,7 @@ def cases(quick: bool = False) -> dict[str, Case]:
         "thin": {"title": "ResNet-8 (8, 16 channels)", "build": lambda: models.resnet((8, 16), 1), "examples": 100},
         "resnet18": {
             "title": "ResNet-6 (32, 64 channels)", "build": lambda: models.resnet((32, 64), 1), "examples": 20,
-            "batch": 20,
+            "batch": 20, "concepts": (1, 10),
             "layers": None, "extracted": None, "note": "",
         },
         "vit": {

@@ -19,6 +19,7 @@ WORDS = {
     "collect 10 concepts": "collect 10 concepts",
     "extract": "extract",
     "extract 10 concepts": "extract 10 concepts",
+    "extract 100 concepts": "extract 100 concepts",
     "edit in place": "edit in place",
     "forget": "forget",
 }
@@ -204,6 +205,10 @@ def _beside(parts: Parts) -> list[str]:
         said += " theirs subtracts."
     if gaps:
         said += f" The answers differ by {max(gaps):.1g} at most."
+    for part in (part for models in steps.values() for part in models.values()):
+        for who in [r["settled"] for r in part["peer"]["rows"] if "settled" in r][:1]:
+            said += f" On {part['title']} an eigenvalue lies within {who['nearest']:.1g} of the cut, relatively, and rounding decides"
+            said += f" its side: from the dense formula on float64 sums ours is {who['ours']:.1g} away, theirs {who['theirs']:.1g}."
     return [*found, said]
 
 

@@ -64,14 +64,16 @@ class Peer:
         return self.editor.apply(engram, scale=compose(count_ratio(1.0), weight_norm(1.0)))
 
 
+def as_ours(theirs: Any) -> dict[str, Any]:
+    """Their engram in our scale: layer -> W⁺."""
+    return {name: layer.projection * (layer.n / layer.N) for name, layer in theirs.layers.items()}
+
+
 def gap(ours: el.Engram, theirs: Any) -> float:
     """The largest relative difference (Frobenius) of a layer's engram."""
     if set(ours) != set(theirs.layers):
         raise ValueError(f"other layers: {sorted(set(ours) ^ set(theirs.layers))[:4]}")
-    return max(
-        relative(theirs.layers[name].projection * (theirs.layers[name].n / theirs.layers[name].N), ours[name].weight)
-        for name in ours
-    )
+    return max(relative(other, ours[name].weight) for name, other in as_ours(theirs).items())
 
 
 def model_gap(ours: torch.nn.Module, theirs: torch.nn.Module, before: torch.nn.Module) -> float:
