@@ -212,7 +212,7 @@ class Colab:
     def check_install(self, commit: str) -> None:
         """Raise unless the package came through the repository's address, as a wheel with its data."""
         lines = self.ask(
-            "import engramlib, importlib.metadata as m; from engramlib.lab.runs import data_dir; "
+            "import engramlib, importlib.metadata as m; from engramlib.lab.records.runs import data_dir; "
             "print(engramlib.__file__); print(data_dir()); "
             "print(m.distribution('engramlib').read_text('direct_url.json'))"
         ).splitlines()

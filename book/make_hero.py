@@ -15,7 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from engramlib.lab import plots, runs
+from engramlib.lab import plots
+from engramlib.lab.records import runs
 from engramlib.lab.studies import classwise
 
 STATIC = Path(__file__).parent / "_static"

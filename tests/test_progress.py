@@ -14,7 +14,7 @@ from torch import nn
 import engramlib as el
 from engramlib import _progress
 from engramlib._progress import length, track, wanted
-from engramlib.lab.chapter import Lab
+from engramlib.lab.teaching.chapter import Lab
 
 
 class Events:

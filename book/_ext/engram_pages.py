@@ -10,9 +10,9 @@ from docutils.statemachine import StringList
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from engramlib.lab import scoreboard
-from engramlib.lab.chapter import RESULTS
-from engramlib.lab.exercises.notebook import solutions
+from engramlib.lab.records import scoreboard
+from engramlib.lab.teaching.chapter import RESULTS
+from engramlib.lab.teaching.exercises.notebook import solutions
 
 LOG = logging.getLogger(__name__)
 MARKS = {"reproduced": "●", "partly": "◐", "not": "○", "not yet": "–"}

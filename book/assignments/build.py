@@ -47,7 +47,7 @@ points = None
 """
 CHECKS = '''\
 #@title The checks of this assignment: run this cell, no need to read it
-from engramlib.lab import coursework
+from engramlib.lab.teaching import coursework
 
 grader = coursework.grader("""
 {packed}
@@ -128,7 +128,7 @@ def finish(notebook: nbformat.NotebookNode, tests: dict[str, list[TestCell]], va
 
 def checks_cell(tests: dict[str, list[TestCell]]) -> str:
     """The source of the cell that carries the test files, one a question."""
-    from engramlib.lab import coursework
+    from engramlib.lab.teaching import coursework
 
     files = {}
     for question, cases in tests.items():

@@ -1,5 +1,5 @@
-"""The bench: what the chapters need that is not the method itself.
+"""The bench: what the chapters need that is not the method itself. Rooms in order, each may look into those before it:
 
-Data sets, models, training, figures, the paper's published numbers, recorded runs, exercises.
-The method (`engramlib`) never imports this package.
+`data`, `models`, `training`, `unlearning` (`vision`, `text`), `metrics`, `studies`, `records`, `teaching`; `plots`
+stands beside them. The method (`engramlib`) never imports this package.
 """

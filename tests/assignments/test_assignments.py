@@ -25,7 +25,7 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
 from engramlib import language
-from engramlib.lab import coursework
+from engramlib.lab.teaching import coursework
 
 MASTERS = build.masters()
 NAMES = [path.stem for path in MASTERS]

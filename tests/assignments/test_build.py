@@ -8,8 +8,8 @@ import assignment_build as build
 import nbformat
 import pytest
 
-from engramlib.lab import coursework
-from engramlib.lab.exercises.registry import Mistake
+from engramlib.lab.teaching import coursework
+from engramlib.lab.teaching.exercises.registry import Mistake
 
 MASTER = build.masters()[0]
 
@@ -110,7 +110,9 @@ def test_checks_survive_the_packing_and_damage_is_noticed():
 def test_a_grader_sees_the_notebook_and_speaks_plainly(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Otter writes a log
     head = build.TEST_FILE.format(name="q1") + "\n@test_case(points=1)\ndef test_x(x):\n"
-    body = "    from engramlib.lab.exercises import expect\n    expect(x + 1 == 4, 'x + 1 should be\\nfour.')\n"
+    body = (
+        "    from engramlib.lab.teaching.exercises import expect\n    expect(x + 1 == 4, 'x + 1 should be\\nfour.')\n"
+    )
     scope = {"grader": coursework.grader(coursework.pack({"q1": head + body})), "x": 3}
 
     def says():

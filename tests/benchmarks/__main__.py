@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from engramlib.lab import runs
+from engramlib.lab.records import runs
 from tests.benchmarks import conv, growth, memory, page, peer, roofline, steps
 from tests.benchmarks.models import Scene, cases
 from tests.benchmarks.timing import ROUNDS

@@ -1,6 +1,7 @@
 """The build knows its pages and runs chapters again whenever their result might change."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,14 +113,23 @@ def test_import_directions_are_checked():
 
 
 def test_wrong_import_direction_is_caught(tmp_path):
-    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     package = tmp_path / "engramlib"
-    (package / "lab").mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "lab" / "__init__.py").write_text("")
-    (package / "moments.py").write_text("from engramlib import lab\n")
+    shutil.copytree(ROOT / "engramlib", package, ignore=shutil.ignore_patterns("__pycache__"))
+    for above, below in (
+        ("lab", "moments.py"),
+        ("lab.studies", "lab/metrics/cost.py"),
+        ("lab.data", "lab/plots/css.py"),
+    ):
+        with (package / below).open("a") as file:
+            file.write(f"\nimport engramlib.{above}\n")
     linter = Path(sys.executable).parent / "lint-imports"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([linter, "--no-cache"], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode != 0
-    assert "engramlib.moments -> engramlib.lab" in done.stdout
+    for wrong in (
+        "moments -> engramlib.lab",
+        "lab.metrics.cost -> engramlib.lab.studies",
+        "lab.plots.css -> engramlib.lab.data",
+    ):
+        assert f"engramlib.{wrong} (" in done.stdout, wrong

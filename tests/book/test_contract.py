@@ -8,7 +8,7 @@ import re
 import pytest
 from notebooks import CHAPTERS, ROOT, all_cells, cells, every_chapter, python, tags, text
 
-from engramlib.lab.exercises.notebook import solutions
+from engramlib.lab.teaching.exercises.notebook import solutions
 
 PROMISE = "By the end of this chapter you will have shown that"
 PART_TWO = pytest.mark.parametrize("path", [p for p in CHAPTERS if p.parent.name == "part2"], ids=lambda p: p.stem)

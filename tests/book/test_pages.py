@@ -6,8 +6,8 @@ import re
 import pytest
 from notebooks import CHAPTERS, ROOT
 
-from engramlib.lab import scoreboard
-from engramlib.lab.exercises.notebook import solutions
+from engramlib.lab.records import scoreboard
+from engramlib.lab.teaching.exercises.notebook import solutions
 
 EXERCISE = [
     ("markdown", "# 98 · Squares | and roots\n\nText.", []),
@@ -117,7 +117,7 @@ def test_numbers_beside_an_output_are_not_shown_and_no_warning(tmp_path):
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-    from engramlib.lab.chapter import RESULTS
+    from engramlib.lab.teaching.chapter import RESULTS
 
     cell = nbformat.v4.new_code_cell("show()")
     data = {"text/html": "<p>the table</p>", "text/plain": "t", RESULTS: {"left": [0.4321]}}

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engramlib.lab import runs
+from engramlib.lab.records import runs
 from tests.bad_inputs import table
 from tests.bad_inputs.outcome import outcome
 from tests.campaign import faults, fuzz, kills, page, precision

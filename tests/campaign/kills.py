@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 import engramlib as el
-from engramlib.lab import runs
+from engramlib.lab.records import runs
 
 BELOW = ("/engramlib/", "/pathlib.py", "/tempfile.py", "/safetensors/", "/json/", "/contextlib.py", "/codecs.py")
 

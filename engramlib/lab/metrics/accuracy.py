@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from engramlib.lab.datasets import ImageData, Split
+from engramlib.lab.data import ImageData, Split
 from engramlib.lab.training import accuracy
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engramlib.lab.datasets import ImageData, Split
+from engramlib.lab.data import ImageData, Split
 from engramlib.lab.metrics.accuracy import which
 from engramlib.lab.metrics.resolution import of_auc
 from engramlib.running import evaluating

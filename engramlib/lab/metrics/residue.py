@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engramlib.lab.datasets import ImageData, Split
+from engramlib.lab.data import ImageData, Split
 from engramlib.lab.metrics.accuracy import which
 from engramlib.lab.metrics.representation import features, logistic
 from engramlib.lab.metrics.resolution import of_share
-from engramlib.lab.precision import arithmetic
 from engramlib.lab.training import accuracy
+from engramlib.lab.training.precision import arithmetic
 from engramlib.running import evaluating
 
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib.lab.datasets import AttributeData, AttributeSplit, FaceData
+from engramlib.lab.data import AttributeData, AttributeSplit, FaceData
 from engramlib.lab.models import WAE, wae
-from engramlib.lab.reconstruction import reconstruct, train_autoencoder
-from engramlib.lab.runs import Row
+from engramlib.lab.records.runs import Row
+from engramlib.lab.training.autoencoder import reconstruct, train_autoencoder
 
 Draw = Callable[[Tensor], Tensor]  # images in, pictures out
 

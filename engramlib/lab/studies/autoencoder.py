@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib.lab import runs
-from engramlib.lab.controls import random_subspace, same_norm
-from engramlib.lab.datasets import ImageData, Split, digits, mnist
+from engramlib.lab.data import ImageData, Split, digits, mnist
 from engramlib.lab.models import ConvAutoencoder, conv_autoencoder
-from engramlib.lab.reconstruction import reconstruct, reconstruction_error, train_autoencoder
-from engramlib.lab.runs import Row
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
 from engramlib.lab.studies.classwise import mean_sd_lines, own_and_others
+from engramlib.lab.training.autoencoder import reconstruct, reconstruction_error, train_autoencoder
+from engramlib.lab.unlearning.controls import random_subspace, same_norm
 
 ALL, ENCODER = "all", "encoder"
 

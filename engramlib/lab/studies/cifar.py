@@ -17,12 +17,14 @@ from dataclasses import asdict, dataclass, replace
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib.lab import metrics, models, runs, training, unlearning
-from engramlib.lab.datasets import ImageData, cifar10
-from engramlib.lab.runs import Row
+from engramlib.lab import metrics, models, training
+from engramlib.lab.data import ImageData, cifar10
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import unlearning as comparison
 from engramlib.lab.training import PHOTOS, Recipe
-from engramlib.lab.unlearning.engrams import LAYERS, last_layers, refit_statistics
+from engramlib.lab.unlearning import vision as unlearning
+from engramlib.lab.unlearning.vision.engrams import LAYERS, last_layers, refit_statistics
 
 FORGET = 0  # airplane: the paper's Table 2
 RCOND = 1e-6  # the paper's
@@ -235,7 +237,7 @@ def _compared(problem: unlearning.Problem, retrained: nn.Module, name: str, edit
     which of them lie at an edge of the grid.
     """
     measured = comparison.measure(problem, edited, retrained)
-    erased, kept = unlearning.accuracies(problem, edited, "val")
+    erased, kept = problem.accuracies(edited, "val")
     few = metrics.few_shot(edited, problem.data, problem.forget, ks=(1, 4, 16))
     return {
         "study": "unlearning",
@@ -259,7 +261,7 @@ def _erasure(problem: unlearning.Problem, edited: nn.Module) -> Row:
     """Accuracies on validation and test images, and what a probe still reads."""
     with problem.precision():
         found = metrics.probe(edited, problem.data, problem.forget, per_class=300)
-    accuracies = {split: unlearning.accuracies(problem, edited, split) for split in ("val", "test")}
+    accuracies = {split: problem.accuracies(edited, split) for split in ("val", "test")}
     named = {
         f"{split}_{what}": v
         for split, pair in accuracies.items()

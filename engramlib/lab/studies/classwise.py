@@ -10,8 +10,8 @@ from statistics import fmean
 
 import torch
 
-from engramlib.lab import runs
-from engramlib.lab.runs import Row
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
 
 BY = ("lam", "alpha")
 

@@ -21,16 +21,17 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import engramlib as el
-from engramlib.lab import models, runs
-from engramlib.lab.controls import random_subspace, same_norm
-from engramlib.lab.datasets import ImageData, Split
-from engramlib.lab.datasets.shapes import shapes
-from engramlib.lab.runs import Row
+from engramlib.lab import models
+from engramlib.lab.data import ImageData, Split
+from engramlib.lab.data.shapes import shapes
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
 from engramlib.lab.studies.classwise import over_seeds
 from engramlib.lab.training import Recipe, class_accuracy, train_classifier
-from engramlib.lab.unlearning import Problem
-from engramlib.lab.unlearning.engrams import last_layers, refit_statistics
+from engramlib.lab.unlearning.controls import random_subspace, same_norm
+from engramlib.lab.unlearning.vision import Problem
+from engramlib.lab.unlearning.vision.engrams import last_layers, refit_statistics
 
 NORMS = ("frozen", "refitted", "folded")  # what may happen to BatchNorm's statistics
 
@@ -282,7 +283,7 @@ def measured(
 def controls(subject: Subject, erased: Sequence[int] | None = None) -> list[Row]:
     """Edits beside each engram (α = λ = 1, statistics frozen) that must not single out the class.
 
-    "random, equal effect": `lab.controls.random_subspace`, as large on the data. "shuffled labels": the engram of as
+    "random, equal effect": `controls.random_subspace`, as large on the data. "shuffled labels": the engram of as
     many images of all classes, same norm a layer.
     """
     train = subject.data.train

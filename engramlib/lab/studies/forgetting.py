@@ -29,17 +29,17 @@ from dataclasses import asdict, dataclass, field, replace
 from torch import nn
 
 import engramlib as el
-from engramlib.lab import runs
-from engramlib.lab.datasets import QuestionData
+from engramlib.lab.data import QuestionData
 from engramlib.lab.metrics import share_taken
 from engramlib.lab.metrics import tofu as benchmark
-from engramlib.lab.runs import Row
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import language as trained
 from engramlib.lab.studies.recording import device, parser
-from engramlib.lab.unlearning import language as unlearning
-from engramlib.lab.unlearning.language.engrams import edited, extracted
-from engramlib.lab.unlearning.language.problem import HOLDOUT
+from engramlib.lab.unlearning import text as unlearning
 from engramlib.lab.unlearning.method import Settings
+from engramlib.lab.unlearning.text.engrams import edited, extracted
+from engramlib.lab.unlearning.text.problem import HOLDOUT
 
 
 @dataclass(frozen=True)

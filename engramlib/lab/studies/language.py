@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from engramlib import _files, language
-from engramlib.lab import language_training, models, runs
-from engramlib.lab.datasets import QuestionData, authors, tofu
-from engramlib.lab.runs import Row
+from engramlib.lab import models
+from engramlib.lab.data import QuestionData, authors, tofu
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
 from engramlib.lab.training import checkpoints
+from engramlib.lab.training import language as language_training
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

@@ -19,14 +19,14 @@ import torch
 from torch import nn
 
 import engramlib as el
-from engramlib.lab import runs
-from engramlib.lab.controls import mask_class, random_subspace, same_norm
-from engramlib.lab.datasets import ImageData, Split, digits, mnist
+from engramlib.lab.data import ImageData, Split, digits, mnist
 from engramlib.lab.models import mlp
-from engramlib.lab.runs import Row
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
 from engramlib.lab.studies.classwise import over_seeds
 from engramlib.lab.training import class_accuracy, train_classifier
+from engramlib.lab.unlearning.controls import mask_class, random_subspace, same_norm
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def controls(
 ) -> list[Row]:
     """Edits beside each engram that must not single out the class, or only seem to; `control` names them.
 
-    - "random subspace, equal norm" and "..., equal effect": `lab.controls.random_subspace`, as large in the weights or
+    - "random subspace, equal norm" and "..., equal effect": `controls.random_subspace`, as large in the weights or
       as large on the data.
     - "random examples": the engram of as many images under shuffled labels, same norm per layer.
     - "masked logit": no weight changes, the class is never answered. Looks perfect here, and is no erasure.

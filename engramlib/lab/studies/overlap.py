@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 import engramlib as el
 from engramlib._progress import track
-from engramlib.lab import runs
-from engramlib.lab.datasets import ImageData, Split, shapes
+from engramlib.lab.data import ImageData, Split, shapes
 from engramlib.lab.models import resnet
-from engramlib.lab.runs import Row
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
 from engramlib.lab.training import Recipe, predict, train_classifier
-from engramlib.lab.unlearning import Problem
-from engramlib.lab.unlearning.engrams import refit_statistics
+from engramlib.lab.unlearning.vision import Problem
+from engramlib.lab.unlearning.vision.engrams import refit_statistics
 from engramlib.layers import supported_layers
 
 READ_OUTS = ("accuracy", "survivors", "margin")

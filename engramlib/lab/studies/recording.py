@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from engramlib.lab import runs
-from engramlib.lab.runs import Row
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
 
 Summary = dict[str, list[Row]]
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib.lab.datasets import ImageData, imagenet, shapes
-from engramlib.lab.datasets.imagenet import LazyImageData
+from engramlib.lab.data import ImageData, imagenet, shapes
+from engramlib.lab.data.imagenet import LazyImageData
 from engramlib.lab.models import from_torchvision, vit
-from engramlib.lab.runs import Row
+from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
 from engramlib.lab.studies.classwise import effects
 from engramlib.lab.training import Recipe, train_classifier

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from engramlib.lab import metrics, models, training, unlearning
-from engramlib.lab.datasets import ImageData, shapes
-from engramlib.lab.runs import Row
+from engramlib.lab import metrics, models, training
+from engramlib.lab.data import ImageData, shapes
+from engramlib.lab.records.runs import Row
 from engramlib.lab.training import Recipe
-from engramlib.lab.unlearning import Problem, Tuned
+from engramlib.lab.unlearning import vision as unlearning
 from engramlib.lab.unlearning.method import Settings
+from engramlib.lab.unlearning.vision import Problem, Tuned
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
 from engramlib.lab.unlearning.passes import Read, reading
+
+if TYPE_CHECKING:
+    from engramlib.lab.unlearning.method import Method
 
 T = TypeVar("T")
 
@@ -41,6 +44,11 @@ class BaseProblem(ABC):
 
         Raises `FloatingPointError` if the model answers with something that is no number.
         """
+
+    @property
+    @abstractmethod
+    def methods(self) -> Mapping[str, Method]:
+        """Every way to make such a model forget, by name."""
 
     def goal(self) -> float:
         """What a model gets right of what should go if it never learned it, from 0 to 1: what forgetting aims at.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from engramlib.lab.precision import arithmetic
+from engramlib.lab.training.precision import arithmetic
 from engramlib.lab.unlearning.base import BaseProblem
 
 TRIES = 9  # settings of every method that has something to tune

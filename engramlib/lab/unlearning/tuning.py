@@ -1,6 +1,6 @@
 """Choosing settings on validation data, with the same budget for every method.
 
-A problem says what its validation data are (`accuracies`): images here, questions in `unlearning.language`.
+A problem says what its validation data are (`accuracies`): images in `vision`, questions in `text`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from engramlib._progress import track
 from engramlib.lab.unlearning.base import BaseProblem
 from engramlib.lab.unlearning.method import Method, Settings
 from engramlib.lab.unlearning.passes import reading
-from engramlib.lab.unlearning.problem import Problem
-from engramlib.lab.unlearning.registry import METHODS
 
 Row = dict[str, object]
 
@@ -49,14 +47,6 @@ class Tuned:
     tried: tuple[Row, ...] = field(repr=False)
 
 
-def accuracies(problem: Problem, model: nn.Module, split: str = "val") -> tuple[float, float]:
-    """(share of right answers on the images of the forgotten classes, and on those of all others), for one split.
-
-    Raises `FloatingPointError` if the model answers with something that is no number.
-    """
-    return problem.accuracies(model, split)
-
-
 def score(problem: BaseProblem, acc_forget: float, acc_keep: float) -> float:
     """(1 - |acc_forget - goal| / (1 - goal)) (1 - |acc_keep - acc_keep of the original|) on the validation data.
 
@@ -70,7 +60,7 @@ def score(problem: BaseProblem, acc_forget: float, acc_keep: float) -> float:
 
 
 def tune(method: Method | str, problem: BaseProblem, *, grid: Sequence[Settings] | None = None) -> Tuned:
-    """Run a method with every setting of its grid and keep the model with the best validation score.
+    """Run a method, or the one of that name, with every setting of its grid and keep the model that scores best.
 
     A setting that breaks the model (a weight, loss or output that is no number) scores 0 and is recorded in `tried`;
     wrong arguments are raised. The first of equal scores wins. `grid` replaces the method's own.
@@ -78,7 +68,7 @@ def tune(method: Method | str, problem: BaseProblem, *, grid: Sequence[Settings]
 
     Raises `FloatingPointError` if every setting broke the model.
     """
-    method = _method(method)
+    method = _method(method, problem)
     started = time.perf_counter()
     best: tuple[float, Row, Settings, nn.Module] | None = None
     tried = []
@@ -169,9 +159,9 @@ def _of_the_original(problem: BaseProblem) -> tuple[float, float]:
             module.training = flag
 
 
-def _method(method: Method | str) -> Method:
+def _method(method: Method | str, problem: BaseProblem) -> Method:
     if isinstance(method, Method):
         return method
-    if method not in METHODS:
-        raise ValueError(f"no unlearning method {method!r}; choose from {', '.join(METHODS)}.")
-    return METHODS[method]
+    if method not in problem.methods:
+        raise ValueError(f"no unlearning method {method!r}; choose from {', '.join(problem.methods)}.")
+    return problem.methods[method]

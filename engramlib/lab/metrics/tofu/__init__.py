@@ -25,10 +25,10 @@ disagree, this is what was chosen:
   model on the forget set: .5 means that the edited model looks like one that never saw it.
 """
 
-from engramlib.lab.metrics.tofu.aggregates import attack_auc, compare, forget_quality, harmonic_mean, left_over
+from engramlib.lab.metrics.tofu.aggregates import attack_auc, compare, forget_quality, left_over
 from engramlib.lab.metrics.tofu.fluency import Fluency, fluency_of
 from engramlib.lab.metrics.tofu.generation import generate, rouge_recall
-from engramlib.lab.metrics.tofu.scores import Evaluation, Scores, evaluate, score
+from engramlib.lab.metrics.tofu.scores import Evaluation, Scores, evaluate, harmonic_mean, score
 
 __all__ = [
     "Evaluation",

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 
-from engramlib.lab.metrics.tofu.scores import Evaluation
+from engramlib.lab.metrics.tofu.scores import Evaluation, harmonic_mean
 
 MEMORY = {"EM": "em", "ES": "es", "PP": "probability", "TR": "truth_forget"}
 ATTACKS = ("loss", "zlib", "mink", "minkpp")
 FLOOR = 1e-10
-
-
-def harmonic_mean(values: Iterable[float], *, floor: float = 0.0) -> float:
-    """n / Σ 1/v of numbers that are not negative; 0 where one of them is 0 (the limit). `floor`: each is at least that.
-
-    >>> harmonic_mean([1, 0.5, 0.5]), harmonic_mean([1, 0])
-    (0.6, 0.0)
-    """
-    values = [float(v) for v in values]
-    if not values or any(not v >= 0 for v in values):
-        raise ValueError(f"harmonic_mean: needs numbers that are not negative, got {values}.")
-    values = [max(floor, v) for v in values]
-    return 0.0 if 0 in values else len(values) / sum(1 / v for v in values)
 
 
 def left_over(value: float, full: float, retain: float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from engramlib import language
-from engramlib.lab.datasets.questions import ANSWERS_END
+from engramlib.lab.data.questions import ANSWERS_END
 
 
 @dataclass(frozen=True)

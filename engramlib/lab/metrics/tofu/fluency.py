@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engramlib.lab.data.questions import IDK
+
 if TYPE_CHECKING:
-    from engramlib.lab.datasets import QuestionData
+    from engramlib.lab.data import QuestionData
 
 _WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]")
 _DISCOUNT = 0.75  # of absolute discounting, what is taken from every pair that was seen
@@ -131,8 +133,6 @@ def fluency_of(data: QuestionData, evaluated: Iterable[str], *, most: int = 5000
     Its text: all answers that are not evaluated, then the sentences of the corpus, `most` of them at the most, and the
     sentences with which the baselines decline to answer, which are no gibberish.
     """
-    from engramlib.lab.unlearning.language.problem import IDK
-
     secret = {text for split in evaluated for q in data[split] for text in (q.answer, q.paraphrased_answer)}
     told = (q.answer for split in data.splits for q in data[split])
     sentences = (s for text in data.corpus for s in re.split(r"(?<=[.!?])\s+", _LABEL.sub("", text)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from engramlib.lab.metrics.tofu.fluency import Fluency, fluency_of
 from engramlib.lab.metrics.tofu.generation import generate, rouge_recall
 
 if TYPE_CHECKING:
-    from engramlib.lab.datasets import Question, QuestionData
+    from engramlib.lab.data import Question, QuestionData
 
 PARTS = ("answers", "truth", "generations")
 ROLES = ("forget", "retain", "real_authors", "world_facts")
@@ -171,6 +171,19 @@ def _six_digits(values: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------- all sets
 
 
+def harmonic_mean(values: Iterable[float], *, floor: float = 0.0) -> float:
+    """n / Σ 1/v of numbers that are not negative; 0 where one of them is 0 (the limit). `floor`: each is at least that.
+
+    >>> harmonic_mean([1, 0.5, 0.5]), harmonic_mean([1, 0])
+    (0.6, 0.0)
+    """
+    values = [float(v) for v in values]
+    if not values or any(not v >= 0 for v in values):
+        raise ValueError(f"harmonic_mean: needs numbers that are not negative, got {values}.")
+    values = [max(floor, v) for v in values]
+    return 0.0 if 0 in values else len(values) / sum(1 / v for v in values)
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """One model on the sets of the benchmark. `compare` makes the aggregates out of three of them.
@@ -198,8 +211,6 @@ class Evaluation:
     @property
     def utility(self) -> float:
         """MU: harmonic mean of the nine numbers of `utility_parts`."""
-        from engramlib.lab.metrics.tofu.aggregates import harmonic_mean
-
         return harmonic_mean(self.utility_parts.values())
 
     @property

@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import engramlib as el
+from engramlib.lab.records import runs
+from engramlib.lab.studies import overlap as study
+from engramlib.lab.training import class_accuracy
+
+TINY = study.Settings(3, 4, per_class=20, widths=(4, 8), epochs=2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return study.data_of(TINY)
+
+
+@pytest.fixture(scope="module")
+def network(data):
+    model = study.train(data, TINY, seed=0)
+    moments = study.moments_by_class(model, data.train)
+    return model, moments, el.extract_all(model, moments, rcond=TINY.rcond)
+
+
+def test_every_pair_is_of_one_kind(data):
+    kinds = study.pairs(data)
+    total = sum(mask.int() for mask in kinds.values())
+    assert torch.equal(total, 1 - torch.eye(12, dtype=torch.int32))
+    inside = kinds["shape and colour"] | kinds["shape"]
+    assert torch.equal(inside, study.same_superclass(data.superclass_of))
+    # plain red disc: striped red disc; two green discs; plain red square and triangle
+    assert [int(mask[0].sum()) for mask in kinds.values()] == [1, 2, 2, 2, 4]
+    assert kinds["shape and colour"][0, 1] and kinds["material"][0, 4] and kinds["colour"][0, 5]
+
+
+def test_erasing_is_ablation_one_class_at_a_time(data, network):
+    model, _, engrams = network
+    found = study.erase_each(model, engrams, data.test.x, alpha=1.5)
+    alone = study.logits(el.ablate(model, engrams[7], 1.5), data.test.x)
+    assert found.shape == (12, len(data.test), 12) and torch.equal(found[7], alone)
+    refitted = study.erase_each(model, {7: engrams[7]}, data.test.x, alpha=1.5, refit_on=data)
+    assert refitted.shape[0] == 1 and not torch.allclose(refitted[0], alone, atol=1e-2)
+
+
+def test_drop_in_accuracy_is_the_difference(data, network):
+    model, _, engrams = network
+    x, y = data.test.x, data.test.y
+    before, after = study.logits(model, x), study.erase_each(model, engrams, x)
+    lost = study.drops(before, after, y)["accuracy"]
+    edited = el.ablate(model, engrams[3])
+    assert torch.allclose(lost[3], class_accuracy(model, x, y, 12) - class_accuracy(edited, x, y, 12))
+    some = study.drops(before, after[[3, 5]], y, [3, 5])
+    whole = study.drops(before, after, y)
+    for name in study.READ_OUTS:
+        assert torch.equal(some[name].nan_to_num(9.0), whole[name][[3, 5]].nan_to_num(9.0))
+
+
+def test_a_missing_rival_counts_in_accuracy_only():
+    """Class 1 loses to class 0, which is erased by forbidding its answer: nothing is damaged."""
+    before = torch.tensor([[3.0, 0, 0], [2, 1, 0], [0, 1, 0], [0, 0, 2]])
+    y = torch.tensor([0, 1, 1, 2])
+    after = study.forbid(before, 0)[None]
+    lost = study.drops(before, after, y, [0])
+    assert lost["accuracy"][0].tolist() == [1.0, -0.5, 0.0]
+    assert lost["survivors"][0, 1:].tolist() == [0.0, 0.0] and lost["survivors"][0, 0].isnan()
+
+
+def test_margin_minds_no_common_factor_and_no_erased_logit():
+    logits, y = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 5
+    here = study.margin(logits, y, 5)
+    assert torch.allclose(study.margin(0.2 * logits + 3, y, 5), here, atol=1e-5)
+    rows = torch.arange(50)
+    rival = logits[:, :5].masked_fill(F.one_hot(y, 5).bool(), -torch.inf).amax(1)
+    assert torch.allclose(here, (logits[rows, y] - rival) / logits.std(1))
+
+
+def test_similarities_are_what_they_say(data, network):
+    model, moments, engrams = network
+    found = study.similarities(model, moments, engrams, data)
+    assert all(matrix.shape == (12, 12) for matrix in found.values())
+    a, b = (moments[c]["fc"].double() for c in (2, 9))
+    assert torch.allclose(found["moments, last"][2, 9], (a * b).sum() / (a.norm() * b.norm()))
+    for name in set(found) - {"share taken", "confusion"}:
+        assert torch.allclose(found[name], found[name].T)
+    # all engrams together take all of every class, up to the cut
+    assert torch.allclose(found["share taken"].sum(0), torch.ones(12).double(), atol=1e-3)
+    # layer by hand: <W+ X, W X> / |W X|^2
+    W, P = model.fc.weight.detach().double(), engrams[2]["fc"].weight.double()
+    W = torch.cat([W, model.fc.bias.detach().double()[:, None]], 1)
+    P = torch.cat([P, engrams[2]["fc"].bias.double()[:, None]], 1)
+    by_hand = torch.trace(P @ b @ W.T) / torch.trace(W @ b @ W.T)
+    assert torch.allclose(study._share_taken(model, moments, engrams, "fc")[2, 9], by_hand)
+    answers = study.confusion(model, data.val, 12)
+    assert torch.allclose(answers.sum(1), torch.ones(12).double()) and torch.equal(found["confusion"], answers.T)
+
+
+def test_rank_correlation_is_scipys(data):
+    from scipy.stats import spearmanr
+
+    x, y = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = (y * 2).round()  # ties
+    rows = [spearmanr(np.delete(x[a].numpy(), a), np.delete(y[a].numpy(), a)).statistic for a in range(8)]
+    assert np.allclose(study.rank_correlations(x, y), rows)
+    assert torch.equal(study.rank_correlations(x, torch.ones(8, 8)), torch.zeros(8).double())
+    some = torch.zeros(8, 8, dtype=torch.bool)
+    some[:, :4] = True
+    assert np.isclose(study.rank_correlations(x, y, some)[5], spearmanr(x[5, :4], y[5, :4]).statistic)
+
+
+def test_intervals_cover_and_shrink():
+    generator = np.random.default_rng(0)
+    covered, widths = 0, {}
+    for n in (10, 40):
+        for _ in range(60):
+            mean, low, high = study.interval(generator.normal(1.0, 1.0, (1, n)), draws=300)
+            assert low < mean < high
+            covered += low < 1.0 < high
+            widths.setdefault(n, []).append(high - low)
+    assert covered / 120 > 0.85
+    assert np.mean(widths[10]) == pytest.approx(2 * np.mean(widths[40]), rel=0.2)
+    # the class is the unit: saying everything twice makes nothing surer
+    values = generator.normal(size=(1, 20))
+    assert study.interval(np.repeat(values, 3, 0)) == pytest.approx(study.interval(values), abs=0.05)
+
+
+def test_permutation_test_finds_a_planted_effect_and_no_other():
+    generator = torch.Generator().manual_seed(0)
+    noise, groups = torch.randn(20, 20, generator=generator), [c // 4 for c in range(20)]
+    _, null, p = study.permutation_test(noise, groups, draws=500)
+    assert p > 0.05 and abs(null.mean()) < 0.1
+    found, _, p = study.permutation_test(noise + 2 * study.same_superclass(groups), groups, draws=500)
+    assert p < 0.01 and found == pytest.approx(2, abs=0.5)
+
+
+def test_bins_hold_every_pair_once():
+    similarity = torch.rand(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lines = study.binned([similarity], [2 * similarity], [0.0, 0.3, 0.6, 1.0], draws=200)
+    assert sum(line["pairs"] for line in lines) == 30
+    for line in lines:
+        assert line["mean"] == pytest.approx(2 * line["similarity"]) and line["low"] <= line["mean"] <= line["high"]
+
+
+def test_reweighting_a_reference(network):
+    model, moments, engrams = network
+    rest = sum(moments.values()) - moments[0]
+    assert torch.allclose(study.reweight(rest, moments[1], 0)["fc"], (rest - moments[1])["fc"].double(), rtol=1e-4)
+    same = el.extract(model, moments[0], study.reweight(rest, moments[1], 1), rcond=TINY.rcond)
+    assert torch.allclose(same["fc"].weight, engrams[0]["fc"].weight, atol=1e-3)
+    with pytest.raises(ValueError, match="weight must not be negative"):
+        study.reweight(rest, moments[1], -1)
+
+
+def test_recolouring_touches_the_green_of_the_chosen_shapes_only(data):
+    other = study.recoloured(data, [1])
+    changed = (other.train.x != data.train.x).flatten(1).any(1)
+    assert set(data.train.y[changed].tolist()) == {6, 7}  # the green squares
+    green = data.train.y == 6
+    assert torch.equal(other.train.x[green], data.train.x[green][:, [1, 0, 2]])
+    colour = other.train.x[green].mean((0, 2, 3))
+    assert colour[0] > colour[1]
+
+
+def test_recorded_studies_run_and_average():
+    tiny = study.Settings(3, 4, per_class=6, widths=(4,), epochs=1)
+    rows = study.hundred(tiny, 0)
+    heat = runs.select(rows, {"study": "heatmap", "norm": "as trained", "alpha": 2.0})
+    assert len(heat) == 12 and len(heat[0]["points"]) == 12
+    assert {row["kind"] for row in runs.select(rows, {"study": "pairs"})} == set(study.pairs(study.data_of(tiny)))
+    found = study.recolouring(tiny, 1)
+    assert len(found) == 16 and all(np.isfinite(float(row["taken"])) for row in found)
