@@ -14,7 +14,10 @@ PYTHON_OLDEST ?= python3.10
 PYTHON_NEWEST ?= python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help book test chapter check test-oldest test-newest serve clean repoint install assignments site-test campaign mutation bench
+.PHONY: help book test chapter check test-oldest test-newest serve clean repoint install assignments course-test \
+  site-test links myst wheel campaign mutation bench
+# Made on the way to another target, and kept.
+.PRECIOUS: $(VENV)/.installed-%
 
 help: ## show this list
 	@echo "AI engrams: the book and engramlib. Needs python3 >= 3.10 and make, nothing else."
@@ -30,10 +33,7 @@ book: $(STAMP) ## run the chapters, build the book into _build/html
 	@$(BIN)/python book/build.py
 
 test: $(STAMP) ## lint, types, import directions, unit tests, doctests, every chapter, exercises, book checks
-	@$(BIN)/ruff check .
-	@$(BIN)/lint-imports
-	@$(BIN)/mypy
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	@OMP_NUM_THREADS=1 $(BIN)/python .ci/parts.py -- -n 2 --dist loadfile --no-loadscope-reorder \
 	  --doctest-modules --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(PYTEST)
 
 # Its notebook's cells, and the book's checks of its text; `make book` then runs this chapter alone.
@@ -44,10 +44,7 @@ chapter: $(STAMP) ## one chapter and the checks of its text, 1 to 2 minutes: mak
 	  book/part*/$(N)_*.ipynb tests/book -k $(N)_ $(PYTEST)
 
 check: $(STAMP) ## the quick look before a commit, within 2 minutes: lint, types, import directions, the method's tests
-	@$(BIN)/ruff check .
-	@$(BIN)/lint-imports
-	@$(BIN)/mypy
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q --doctest-modules $(METHOD) $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python .ci/parts.py $(METHOD) -- -n 2 --dist loadfile -q --doctest-modules $(PYTEST)
 
 campaign: $(STAMP) ## the slow proofs, about 10 minutes: damaged files, kills, faults at every step; writes a page of the book
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign
@@ -61,9 +58,19 @@ bench: $(STAMP) ## what each step costs, about 35 minutes on an idle machine; wr
 	  --no-deps --target _build/peer ai-engram==0.11 || echo "The authors' package could not be installed: no comparison."
 	@PYTHONPATH=_build/peer $(BIN)/python -m tests.benchmarks $(PARTS) $(BENCH)
 
-site-test: $(STAMP) ## the built book in a real browser, about 5 minutes (needs chromium; says so if there is none)
+site-test: $(VENV)/.installed-site ## the built book in a real browser, about 5 minutes (needs chromium; says so if there is none)
 	@$(BIN)/python book/browser.py
-	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/site -q $(PYTEST)
+	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  tests/site tests/lab/test_players_in_browser.py -q $(PYTEST)
+
+links: $(STAMP) ## does every address outside the book still answer? After make book; needs the network
+	@$(BIN)/python book/check_links.py
+
+myst: $(STAMP) ## how far the pages are from Jupyter Book 2: what they use and MyST does not know
+	@$(BIN)/python book/myst.py
+
+wheel: $(STAMP) ## make the wheel in dist/ and try it in an environment of its own (PyTorch again: 2 minutes, 6 GB for a while)
+	@BIN=$(BIN) .ci/wheel
 
 test-oldest: $(OLDEST)/.installed ## the method's unit tests with the oldest Python and packages promised, about 5 minutes
 	@$(call method-tests,$(OLDEST))
@@ -81,8 +88,11 @@ serve: ## show the built book at http://localhost:8000 (PORT=8080 for another po
 repoint: $(STAMP) ## point every link at your fork: make repoint REPO=https://github.com/you/fork
 	@$(BIN)/python book/repoint.py "$(REPO)"
 
-assignments: $(STAMP) ## make the student notebooks and autograders from their masters
+assignments: $(VENV)/.installed-course ## make the student notebooks and autograders from their masters
 	@$(BIN)/python book/assignments/build.py
+
+course-test: $(VENV)/.installed-course ## every assignment graded: solutions, empty notebooks, typical mistakes; 2 minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests/assignments $(PYTEST)
 
 install: $(STAMP) ## only make .venv
 
@@ -97,12 +107,19 @@ $(STAMP): pyproject.toml requirements.txt
 	  echo "$$("$(PYTHON)" --version 2>&1) is too old: Python 3.10 or newer is needed. Try make PYTHON=python3.12"; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
-	@echo "Installing into $(VENV): about 2 minutes and 6.5 GB (PyTorch is most of it), once ..."
+	@echo "Installing into $(VENV): about 2 minutes and 6.4 GB (PyTorch is most of it), once ..."
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -r requirements.txt || { \
 	  echo "The install failed, see above. Check the network and the disk (7 GB), then run make again."; exit 1; }
 	@touch $@
 	@echo "Installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)"
+
+# What only some commands need: an extra of pyproject.toml, installed when the first of them runs.
+$(VENV)/.installed-%: $(STAMP)
+	@echo "Installing what this command needs beside the rest (the extra '$*'), once ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -e ".[$*]" || { \
+	  echo "The install failed, see above. Check the network and the disk, then run the command again."; exit 1; }
+	@touch $@
 
 # $(call new-venv,folder,variable,target): its Python is on PATH or pyenv's, whose shims may be on PATH and not run.
 define new-venv

@@ -16,13 +16,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import nbformat
 import yaml
 from check_site import check
+from colab import with_requirements
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from nbclient import NotebookClient
@@ -33,6 +33,7 @@ BUILD = ROOT / "_build"
 SITE = BUILD / "html"
 CACHE = BUILD / ".jupyter_cache"  # where Jupyter Book looks, so rendering finds what ran here
 CELL_TIMEOUT = 600  # seconds
+LIBRARIES = ("engramlib[lab]", "ipykernel")  # what chapters need, with all that it needs; other tools change no chapter
 CACHE_LOCK = threading.Lock()  # two chapters run at a time, one writes
 
 
@@ -67,8 +68,8 @@ def fingerprint(root: Path = ROOT) -> str:
             if path.is_file():
                 digest.update(f"{path.relative_to(root)}\0".encode())
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
-    installed = {f"{d.name}=={d.version}" for d in metadata.distributions()}
-    digest.update("\n".join(sorted(installed)).encode())
+    libraries = with_requirements(LIBRARIES)
+    digest.update("\n".join(sorted(f"{name}=={d.version}" for name, d in libraries.items())).encode())
     settings = [os.environ.get(name, "") for name in ("ENGRAM_SCALE", "ENGRAM_DATA")]
     digest.update(repr((platform.python_version(), platform.machine(), *settings)).encode())
     return digest.hexdigest()
@@ -153,7 +154,7 @@ def check_all(files: list[Path]) -> int:
     pages = [path.relative_to(ROOT).with_suffix(".html") for path in files]
     executed = [path.relative_to(ROOT).with_suffix(".html") for path in files if path.suffix == ".ipynb"]
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
-    moved = tuple(yaml.safe_load((ROOT / "book/redirects.yml").read_text()))
+    moved = tuple(config["sphinx"]["config"]["redirects"])
     base = urlsplit(config["html"]["baseurl"]).path
     problems = check(SITE, pages=pages, executed=executed, moved=moved, base=base)
     for problem in problems:

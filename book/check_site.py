@@ -36,6 +36,8 @@ def check(
     wanted = set(pages)
     problems = [f"{page}: listed in _toc.yml but not built" for page in pages if page not in built]
     known = ADDED | {f"{old}.html" for old in moved}
+    both = [old for old in moved if Path(f"{old}.html") in wanted]
+    problems += [f"{old}.html: a page of the book, it cannot lead elsewhere" for old in both]
     extra = sorted(str(page) for page in built if page not in wanted and str(page) not in known)
     problems += [f"{page}: built but not in _toc.yml" for page in extra]
     if not (site / "searchindex.js").exists() or not (site / "search.html").exists():

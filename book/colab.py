@@ -4,6 +4,7 @@ python book/colab.py              every chapter and every assignment, one at a t
 python book/colab.py 00 A1        only files whose names begin so
 python book/colab.py --clean      with Colab's usual packages installed afresh (2 GB), not linked from this environment
 python book/colab.py --record     and write what was measured to book/colab.json and the page Execution times
+python book/colab.py --complete   only say whether every chapter is in book/colab.json; a release asks
 
 The repository's address is answered by a local git repository with the files of this working tree. Nothing else of
 this machine is seen: an empty home folder, no variable of ours. Needs PyPI, as Colab does.
@@ -350,13 +351,24 @@ def write_record(news: dict[str, dict]) -> None:
     PAGE.write_text(f"{head}{BEGIN}\n\n{table(record)}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
+def unrecorded() -> list[str]:
+    """The chapters and assignments that book/colab.json does not have, and names in it that are gone from the book."""
+    record = set(json.loads(RECORD.read_text())) if RECORD.exists() else set()
+    return sorted(record ^ {path.relative_to(ROOT).as_posix() for path in notebooks()})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="beginnings of file names; none means all")
     parser.add_argument("--clean", action="store_true", help="install Colab's usual packages afresh")
     parser.add_argument("--show", action="store_true", help="show what the setup cell printed")
     parser.add_argument("--record", action="store_true", help="write book/colab.json and the page")
+    parser.add_argument("--complete", action="store_true", help="only say which chapters the record lacks")
     arguments = parser.parse_args()
+    if arguments.complete:
+        lacking = unrecorded()
+        print("\n".join(f"not recorded, or gone: {name}" for name in lacking) or "Every chapter is recorded.")
+        return 1 if lacking else 0
     chosen = [p for p in notebooks() if not arguments.names or p.name.startswith(tuple(arguments.names))]
     if not chosen:
         print(f"No notebook begins with {' or '.join(arguments.names)}: {', '.join(p.name for p in notebooks())}")

@@ -14,7 +14,7 @@ from engramlib.estimator import extract, extract_all
 from engramlib.language import forget
 from engramlib.moments import Moments
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     # what a layer saw

@@ -1,4 +1,4 @@
-"""Sphinx extension of this book's site: 404 page, redirects, links to the glossary, how to cite."""
+"""Sphinx extension of this book's site: its address, links to the glossary, how to cite."""
 
 from __future__ import annotations
 
@@ -13,26 +13,9 @@ from docutils.parsers.rst import Directive, directives
 from sphinx.errors import ExtensionError
 
 GLOSSARY = "book/glossary"
-REDIRECTS = "book/redirects.yml"
 # Places where a link would disturb: headings, links, code, formulas, captions, the tables of a notation page.
 NO_LINKS = (nodes.title, nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block,
             nodes.caption, nodes.term, nodes.table, nodes.raw)  # fmt: skip
-
-NOT_FOUND = """<h1>This page is not here</h1>
-<p>The address may be old or misspelt. Chapters keep their numbers, so you will find yours again from here:</p>
-<ul>
-{links}
-</ul>
-<p>Or <a href="search.html">search the book</a>. If a link on this site brought you here, please
-<a href="{issues}">tell us</a> which one.</p>"""
-
-REDIRECT = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Moved</title>
-<meta name="robots" content="noindex"><meta http-equiv="refresh" content="0; url={target}">
-<link rel="canonical" href="{canonical}">
-<script>location.replace("{target}" + location.search + location.hash);</script></head>
-<body><main><h1>Moved</h1><p>This page is now at <a href="{target}">{target}</a>.</p></main></body></html>
-"""
 
 
 # --- where the site lives ---------------------------------------------------------------------------------------
@@ -44,38 +27,16 @@ def base_path(baseurl: str) -> str:
 
 
 def site_address(app, config):
-    """Social cards need absolute addresses; the site's own stands in html.baseurl and nowhere else."""
+    """Social cards and the 404 page need absolute addresses; the site's own stands in html.baseurl and nowhere else."""
     if not config.ogp_site_url:
         config.ogp_site_url = config.html_baseurl
+    config.notfound_urls_prefix = base_path(config.html_baseurl)
 
 
-# --- 404 --------------------------------------------------------------------------------------------------------
-
-
-def not_found(app):
-    """A page for addresses that are not there; GitHub Pages serves 404.html for them, at whatever depth."""
-    parts = [doc for doc in app.env.found_docs if re.fullmatch(r"book/(part\d|assignments)/index", doc)]
-    wanted = [app.config.root_doc, *sorted(parts, key=lambda doc: ("assignments" in doc, doc))]
-    links = "\n".join(
-        f'<li><a href="{app.builder.get_target_uri(doc)}">{escape(app.env.titles[doc].astext())}</a></li>'
-        for doc in wanted
-    )
-    issues = escape(app.config.html_theme_options.get("repository_url", "") + "/issues")
-    body = NOT_FOUND.format(links=links, issues=issues)
-    context = {"title": "Page not found", "body": body, "metatags": '<meta name="robots" content="noindex">'}
-    yield "404", context, "page.html"
-
-
-def absolute_links(html: str, base: str) -> str:
-    """Put `base` before every address on the page that is relative to the site's root."""
-
-    def absolute(match):
-        name, address = match.groups()
-        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:|/|#", address) or (not address and name != "data-content_root"):
-            return match[0]
-        return f'{name}="{base}{address.removeprefix("./")}"'
-
-    return re.sub(r'\b(href|src|action|data-content_root)="([^"]*)"', absolute, html)
+def not_found(app, pagename, templatename, context, doctree):
+    """What sphinx-notfound-page leaves relative: where the scripts of a page that is served at any depth find the site."""
+    if pagename == app.config.notfound_pagename:
+        context["content_root"] = app.config.notfound_urls_prefix
 
 
 def plain_bibliography(app, pagename, templatename, context, doctree):
@@ -83,42 +44,6 @@ def plain_bibliography(app, pagename, templatename, context, doctree):
     if 'class="citation-list"' in context.get("body", ""):
         body = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
         context["body"] = body.replace(' role="doc-biblioentry"', "")
-
-
-# --- redirects --------------------------------------------------------------------------------------------------
-
-
-def read_redirects(path: Path) -> dict[str, str]:
-    """Old page to new page, both as addresses under the site's root without .html."""
-    moved = yaml.safe_load(path.read_text()) or {} if path.exists() else {}
-    for old, new in moved.items():
-        if not (isinstance(old, str) and isinstance(new, str)):
-            raise ExtensionError(f"{path.name}: write both sides in quotes, as text: {old!r}: {new!r}")
-        if new in moved:
-            raise ExtensionError(f"{path.name}: {old} leads to {new}, which moved itself: write its new place")
-    return moved
-
-
-def write_redirects(out: Path, moved: dict[str, str], baseurl: str) -> None:
-    """One small page for each old address."""
-    for old, new in moved.items():
-        page, target = out / f"{old}.html", out / f"{new}.html"
-        if page.exists():
-            raise ExtensionError(f"{REDIRECTS}: {old} is a page of the book, it cannot lead elsewhere")
-        if not target.exists():
-            raise ExtensionError(f"{REDIRECTS}: {old} leads to {new}, and there is no such page")
-        relative = "../" * old.count("/") + f"{new}.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(REDIRECT.format(target=relative, canonical=f"{baseurl.rstrip('/')}/{new}.html"))
-
-
-def after_build(app, exception):
-    if exception or app.builder.format != "html":
-        return
-    out = Path(app.outdir)
-    page = out / "404.html"
-    page.write_text(absolute_links(page.read_text(encoding="utf-8"), base_path(app.config.html_baseurl)), "utf-8")
-    write_redirects(out, read_redirects(Path(app.srcdir) / REDIRECTS), app.config.html_baseurl)
 
 
 # --- glossary: the first use of a term on a page leads to it ------------------------------------------------------
@@ -287,9 +212,8 @@ def setup(app):
     app.add_node(term_link, html=(visit_term_link, depart_term_link))
     app.add_directive("citation-bibtex", CitationBibtex)
     app.connect("config-inited", site_address)
-    app.connect("html-collect-pages", not_found)
+    app.connect("html-page-context", not_found)
     app.connect("html-page-context", plain_bibliography)
     app.connect("doctree-resolved", terms_on_page)
     app.connect("doctree-resolved", chapters_in_glossary)
-    app.connect("build-finished", after_build)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

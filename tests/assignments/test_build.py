@@ -33,6 +33,7 @@ def small_master(folder, *tests: str, points: str = "points: 1\nhidden: false"):
     return path
 
 
+@pytest.mark.otter
 def test_every_build_gives_the_same_file(tmp_path):
     master = small_master(tmp_path, "def test_x(x):\n    # a comment that stays\n    assert x == 3, 'three'")
     one, two = (build.assign(master, tmp_path / name)["student"] for name in "ab")
@@ -45,6 +46,7 @@ def test_every_build_gives_the_same_file(tmp_path):
     assert len({cell.id for cell in student.cells}) == len(student.cells)
 
 
+@pytest.mark.otter
 def test_it_leaves_the_working_directory_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     broken = small_master(tmp_path, "def test_x(x):\n    assert x == 3")
@@ -67,6 +69,7 @@ def test_a_test_that_cannot_travel_is_an_error(tmp_path, test, points, message):
         build.checks_cell(build.tests_of(small_master(tmp_path, test, points=points)))
 
 
+@pytest.mark.otter
 def test_check_names_what_is_old_missing_or_without_a_master(tmp_path):
     name = MASTER.stem
     assert f"{name}: there is no student notebook" in build.check([name], tmp_path)
@@ -81,6 +84,7 @@ def test_check_names_what_is_old_missing_or_without_a_master(tmp_path):
     ]
 
 
+@pytest.mark.otter
 def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "STUDENT", tmp_path)
     assert build.main(["--check", MASTER.stem]) == 1
@@ -95,6 +99,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.otter
 def test_checks_survive_the_packing_and_damage_is_noticed():
     tests = {"q1": "x = 'ß ‖·‖ \\n'\n" * 50, "q2": '"""doc"""'}
     packed = coursework.pack(tests)
@@ -107,6 +112,7 @@ def test_checks_survive_the_packing_and_damage_is_noticed():
         coursework.pack({"../q1": ""})
 
 
+@pytest.mark.otter
 def test_a_grader_sees_the_notebook_and_speaks_plainly(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Otter writes a log
     head = build.TEST_FILE.format(name="q1") + "\n@test_case(points=1)\ndef test_x(x):\n"
@@ -126,6 +132,7 @@ def test_a_grader_sees_the_notebook_and_speaks_plainly(tmp_path, monkeypatch):
     assert says().startswith("❌ Your answer stopped the check with TypeError: can only concatenate str")
 
 
+@pytest.mark.otter
 def test_a_message_keeps_the_quotation_marks_at_its_ends(tmp_path, monkeypatch):
     """Otter strips them: LayerEngram' object has no attribute 'shape."""
     monkeypatch.chdir(tmp_path)

@@ -52,8 +52,15 @@ def test_fingerprint_follows_libraries_and_scale(tree, monkeypatch):
     before = build.fingerprint(tree)
     monkeypatch.setenv("ENGRAM_SCALE", "paper")
     scaled = build.fingerprint(tree)
-    monkeypatch.setattr(build.metadata, "distributions", lambda: [])
+    monkeypatch.setattr(build, "with_requirements", lambda names: {})
     assert len({before, scaled, build.fingerprint(tree)}) == 3
+
+
+def test_a_tool_that_no_chapter_imports_makes_none_run_again():
+    """What `make site-test` or `make course-test` installs between two builds is none of the chapters' business."""
+    names = set(build.with_requirements(build.LIBRARIES))
+    assert {"torch", "numpy", "transformers", "matplotlib", "ipykernel"} <= names
+    assert not names & {"pytest", "playwright", "otter-grader", "jupyter-book"}
 
 
 def test_stale_cache_is_dropped_and_a_fresh_one_kept(tmp_path, monkeypatch):

@@ -1,14 +1,17 @@
-"""What the site's Sphinx extension makes: 404 page, redirects, links to the glossary, BibTeX."""
+"""What the site's Sphinx extensions make: 404 page, redirects, links to the glossary, BibTeX."""
 
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
+from check_site import check
 from docutils import nodes
 from docutils.utils import new_document
-from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -23,55 +26,53 @@ def test_base_path(address, path):
     assert site.base_path(address) == path
 
 
-def test_a_404_page_works_from_any_folder():
-    html = (
-        '<html data-content_root="./"><link href="_static/a.css?v=1"><a href="#top">x</a><a href="book/a.html">x</a>'
-        '<a href="https://e.org/x">x</a><form action="search.html"><img src="data:image/png;base64,x"><a href="/b/c">'
-    )
-    assert site.absolute_links(html, "/b/") == (
-        '<html data-content_root="/b/"><link href="/b/_static/a.css?v=1"><a href="#top">x</a>'
-        '<a href="/b/book/a.html">x</a><a href="https://e.org/x">x</a><form action="/b/search.html">'
-        '<img src="data:image/png;base64,x"><a href="/b/c">'
-    )
-
-
 @pytest.fixture
-def out(tmp_path):
-    (tmp_path / "book").mkdir()
-    (tmp_path / "book" / "new.html").write_text("new")
-    return tmp_path
+def built(tmp_path):
+    """A small book with the real settings for lost readers, built by Sphinx; its folder."""
+    (tmp_path / "book" / "part1").mkdir(parents=True)
+    (tmp_path / "index.md").write_text("# AI engrams\n\n```{toctree}\nbook/part1/index\n```\n")
+    (tmp_path / "book" / "part1" / "index.md").write_text("# Part I\n")
+    shutil.copytree(ROOT / "book/_templates", tmp_path / "book/_templates")
+    settings = {
+        key: value
+        for key, value in yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"].items()
+        if key.startswith(("notfound_", "redirect_html", "templates_path"))
+    }
+    settings |= {
+        "extensions": ["myst_parser", "sphinx_book_theme", "sphinxext.opengraph", "notfound.extension",
+                       "sphinx_reredirects", "engram_site"],
+        "html_theme": "sphinx_book_theme", "html_baseurl": "https://a.org/b/",
+        "html_theme_options": {"repository_url": "https://github.com/c/d"},
+        "redirects": {"00": "book/part1/index.html", "old/deep/page": "../../book/part1/index.html"},
+    }  # fmt: skip
+    lines = [f"import sys\nsys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})"]
+    (tmp_path / "conf.py").write_text("\n".join(lines + [f"{key} = {value!r}" for key, value in settings.items()]))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", tmp_path, out]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
 
 
-def test_redirects_lead_there_from_any_depth(out):
-    site.write_redirects(out, {"old": "book/new", "a/b/old": "book/new"}, "https://x.org/y/")
-    assert 'url=book/new.html"' in (out / "old.html").read_text()
-    deep = (out / "a" / "b" / "old.html").read_text()
-    assert 'url=../../book/new.html"' in deep and 'href="https://x.org/y/book/new.html"' in deep
-
-
-@pytest.mark.parametrize(
-    ("moved", "message"),
-    [({"book/new": "book/new2"}, "is a page of the book"), ({"old": "book/gone"}, "there is no such page")],
-)
-def test_wrong_redirects_stop_the_build(out, moved, message):
-    with pytest.raises(ExtensionError, match=message):
-        site.write_redirects(out, moved, "https://x.org/")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("7: a", "in quotes"), ('"a": 7', "in quotes"), ("a: b\nb: c", "moved itself")]
-)
-def test_wrong_redirect_files_are_refused(tmp_path, text, message):
-    path = tmp_path / "redirects.yml"
-    path.write_text(text)
-    with pytest.raises(ExtensionError, match=message):
-        site.read_redirects(path)
+def test_lost_readers_find_their_way(built):
+    """The 404 page works from any folder, old addresses lead on, and nothing on either is dead."""
+    problems = check(built, pages=[], executed=[], moved=("00", "old/deep/page"), base="/b/")
+    assert not [p for p in problems if p.startswith(("404", "00", "old")) and "not in _toc" not in p], problems
+    lost = BeautifulSoup((built / "404.html").read_text(), "html.parser")
+    assert lost.html["data-content_root"] == "/b/" and lost.find("meta", attrs={"name": "robots"})["content"] == "noindex"
+    links = [link["href"] for link in lost.find("article").find_all("a")]
+    assert "/b/book/part1/index.html" in links and "https://github.com/c/d/issues" in links
+    assert not [link for link in links if "part2" in link], "a part without pages is no way out"
+    for name, target in (("00", "book/part1/index.html"), ("old/deep/page", "../../book/part1/index.html")):
+        moved = BeautifulSoup((built / f"{name}.html").read_text(), "html.parser")
+        assert moved.find("meta", attrs={"http-equiv": "refresh"})["content"] == f"0; url={target}"
+        assert moved.find("a")["href"] == target and moved.html["lang"] == "en"
 
 
 def test_every_chapter_has_a_short_address():
-    moved = site.read_redirects(ROOT / site.REDIRECTS)
+    moved = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]["redirects"]
     for chapter in (ROOT / "book").glob("part*/[0-9][0-9]_*.ipynb"):
-        assert moved.get(chapter.name[:2]) == str(chapter.relative_to(ROOT).with_suffix("")), chapter.name
+        assert moved.get(chapter.name[:2]) == str(chapter.relative_to(ROOT).with_suffix(".html")), chapter.name
 
 
 TERMS = {"soft projection": ("term-soft", "of each direction"), "probe": ("term-probe", "a readout")}

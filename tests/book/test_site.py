@@ -104,6 +104,14 @@ def test_pages_that_lead_elsewhere_are_known(site):
     (site / "old.html").write_text('<html><a href="a.html">moved</a></html>')
     assert problems(site) == ["old.html: built but not in _toc.yml"]
     assert check(site, pages=[Path("a.html"), Path("b.html")], executed=[], moved=("old",)) == []
+    (site / "old.html").write_text('<html><a href="gone.html">moved</a></html>')
+    pages = [Path("a.html"), Path("b.html")]
+    assert check(site, pages=pages, executed=[], moved=("old",)) == ["old.html: dead link gone.html"]
+
+
+def test_a_page_cannot_lead_elsewhere(site):
+    found = check(site, pages=[Path("a.html"), Path("b.html")], executed=[], moved=("a",))
+    assert found == ["a.html: a page of the book, it cannot lead elsewhere"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import urllib.request
+import warnings
 from pathlib import Path
 
 import colab
@@ -97,16 +98,30 @@ def test_a_chapter_opens_alone_and_again_after_a_restart(place):
 # --------------------------------------------------------------------------------------------------- the record
 
 
-def test_every_chapter_was_opened_and_the_page_says_so():
+def test_every_recorded_chapter_opened_and_the_page_says_so():
+    """A chapter that is not recorded yet is a warning here, and an error for a release (`--complete`)."""
     record = json.loads(colab.RECORD.read_text())
-    names = {path.relative_to(colab.ROOT).as_posix() for path in colab.notebooks()}
-    assert set(record) == names, "run: python book/colab.py --record (or with the names of the new ones)"
+    if lacking := colab.unrecorded():
+        names = " ".join(sorted({Path(name).name.split("_")[0] for name in lacking}))
+        warnings.warn(f"before the next release run: python book/colab.py --record {names}", stacklevel=1)
+    assert record
     for name, row in record.items():
         assert row["silent"] == [], f"{name}: cells over five seconds without progress, use lab.track(...)"
         assert 0 < row["setup_seconds"] < row["seconds"]
         assert re.fullmatch(r"[0-9a-f]{12}\+?", row["commit"]) and re.fullmatch(r"20\d\d-\d\d-\d\d", row["date"])
         assert {"python", "torch", "engramlib", "transformers"} <= set(row["versions"])
-    assert colab.table(record) in colab.PAGE.read_text()
+    there = {name: row for name, row in record.items() if (colab.ROOT / name).exists()}
+    assert colab.table(there) in colab.PAGE.read_text()
+
+
+def test_a_new_chapter_is_named_until_it_was_opened(tmp_path, monkeypatch, capsys):
+    new, *known = [path.relative_to(colab.ROOT).as_posix() for path in colab.notebooks()]
+    monkeypatch.setattr(colab, "RECORD", tmp_path / "colab.json")
+    monkeypatch.setattr("sys.argv", ["colab.py", "--complete"])
+    colab.RECORD.write_text(json.dumps({name: {} for name in known}))
+    assert colab.main() == 1 and new in capsys.readouterr().out
+    colab.RECORD.write_text(json.dumps({name: {} for name in [new, *known]}))
+    assert colab.main() == 0
 
 
 def test_recording_one_notebook_keeps_the_others(tmp_path, monkeypatch):

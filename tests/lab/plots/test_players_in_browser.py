@@ -16,8 +16,10 @@ from engramlib.lab import plots  # noqa: E402
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "book"), str(ROOT / "tests/site")]
 
-browser = pytest.importorskip("browser")  # needs playwright, which comes with the extra `dev`
-visit = pytest.importorskip("visit")
+WITHOUT = "needs playwright: make site-test installs it and runs this"
+pytest.importorskip("playwright", reason=WITHOUT)
+browser = pytest.importorskip("browser")
+visit = pytest.importorskip("visit", reason=WITHOUT)
 
 N, LABELS = 10, [-1, 0, 0.5, 1]
 ACCURACY = np.random.default_rng(0).uniform(0.5, 1, (2**N, N)).round(2)
