@@ -74,10 +74,10 @@ class Parts:
             Path(file).write_text(json.dumps({part: count["failed"] for part, count in self.counts.items()}))
 
 
-def pytest_configure(config) -> None:
-    terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is not None and not hasattr(config, "workerinput"):  # only where the results come together
-        config.pluginmanager.register(Parts(terminal))
+def pytest_sessionstart(session) -> None:
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(session.config, "workerinput"):  # only where the results come together
+        session.config.pluginmanager.register(Parts(terminal))
 
 
 # ----------------------------------------------------------------------------------------------------- the command

@@ -30,7 +30,7 @@ ROLES = {
     *(f"cite:{kind}" for kind in "alp alps author authorpar authors ct cts label labelpar p ps t ts year".split()),
 }
 DIRECTIVE = re.compile(r"^[ \t]*(?:`{3,}|:{3,})\{([\w:.-]+)\}[ \t]*(.*)$", re.M)
-ROLE = re.compile(r"(?<![\\`])\{([a-zA-Z][\w:-]*)\}`")
+ROLE = re.compile(r"(?<![\\`}\w])\{([a-zA-Z][\w:-]*)\}`")
 
 
 def used(text: str) -> Counter:

@@ -34,7 +34,7 @@ def site_address(app, config):
 
 
 def not_found(app, pagename, templatename, context, doctree):
-    """What sphinx-notfound-page leaves relative: where the scripts of a page that is served at any depth find the site."""
+    """What sphinx-notfound-page leaves relative: where the scripts of the 404 page find the site, at any depth."""
     if pagename == app.config.notfound_pagename:
         context["content_root"] = app.config.notfound_urls_prefix
 

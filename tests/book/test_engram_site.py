@@ -59,7 +59,8 @@ def test_lost_readers_find_their_way(built):
     problems = check(built, pages=[], executed=[], moved=("00", "old/deep/page"), base="/b/")
     assert not [p for p in problems if p.startswith(("404", "00", "old")) and "not in _toc" not in p], problems
     lost = BeautifulSoup((built / "404.html").read_text(), "html.parser")
-    assert lost.html["data-content_root"] == "/b/" and lost.find("meta", attrs={"name": "robots"})["content"] == "noindex"
+    assert lost.html["data-content_root"] == "/b/"
+    assert lost.find("meta", attrs={"name": "robots"})["content"] == "noindex"
     links = [link["href"] for link in lost.find("article").find_all("a")]
     assert "/b/book/part1/index.html" in links and "https://github.com/c/d/issues" in links
     assert not [link for link in links if "part2" in link], "a part without pages is no way out"
