@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import IPython
 import pytest
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ def notebook(monkeypatch):
     for name in [n for n in os.environ if n.startswith("TQDM_")] + ["ENGRAM_PROGRESS", "HF_HUB_DISABLE_PROGRESS_BARS"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "ipykernel", sys.modules[__name__])
-    monkeypatch.setattr(_progress, "_shell", lambda: shell)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     monkeypatch.setattr(_progress, "TICK", 0.1)
     yield shell
     assert _progress._open == [] and shell.events.callbacks == []
@@ -162,7 +163,7 @@ class Odd:
 @pytest.mark.parametrize("shell", [True, False])
 def test_batches_that_do_not_know_how_many_they_are(notebook, monkeypatch, error, shell):
     if not shell:
-        monkeypatch.setattr(_progress, "_shell", lambda: None)
+        monkeypatch.delitem(sys.modules, "ipykernel")
     assert length(Odd(error)) is None and length([1, 2]) == 2 and length(iter([1])) is None
     assert len(list(track(Odd(error), desc="odd"))) == 2
     assert el.collect(nn.Linear(4, 2), Odd(error)).count[""] == 10

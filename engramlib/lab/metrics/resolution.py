@@ -91,6 +91,21 @@ def paired(lost: Sequence[int], gained: Sequence[int], n: int, *, level: float =
     return Interval(mean, mean - half, mean + half)
 
 
+def less_right(
+    before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]], *, level: float = LEVEL
+) -> Interval:
+    """What the second network of each pair reads less than the first: `paired`, from which images each has right.
+
+    One sequence a network, one value an image; all networks see the same images. Chapters 08 and 11.
+
+    >>> print(less_right([[True] * 50, [True] * 50], [[True] * 30 + [False] * 20] * 2))
+    0.40 (0.26 to 0.54)
+    """
+    both = [list(zip(a, b, strict=True)) for a, b in zip(before, after, strict=True)]
+    lost, gained = ([sum(pair == way for pair in one) for one in both] for way in ((True, False), (False, True)))
+    return paired(lost, gained, len(both[0]), level=level)
+
+
 def _student(values: Sequence[float], level: float) -> float:
     """Half-width of Student's interval of a mean."""
     from scipy.stats import t

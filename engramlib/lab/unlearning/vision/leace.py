@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +62,12 @@ def leace(problem: Problem) -> nn.Module:
 
 
 def _eraser_class() -> Any:
+    """The package's `LeaceEraser`, imported without `torch.jit.script`, which torch deprecates and will drop.
+
+    The package compiles two functions with it as it is imported; neither is called here.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # it uses torch.jit.script
+        with patch.object(torch.jit, "script", lambda function: function, create=True):
             from concept_erasure import LeaceEraser
     except ImportError as error:
         raise ImportError('leace needs the package concept-erasure: pip install "engramlib[lab]"') from error
