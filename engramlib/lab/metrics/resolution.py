@@ -91,9 +91,7 @@ def paired(lost: Sequence[int], gained: Sequence[int], n: int, *, level: float =
     return Interval(mean, mean - half, mean + half)
 
 
-def less_right(
-    before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]], *, level: float = LEVEL
-) -> Interval:
+def less_right(before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]], *, level: float = LEVEL) -> Interval:
     """What the second network of each pair reads less than the first: `paired`, from which images each has right.
 
     One sequence a network, one value an image; all networks see the same images. Chapters 08 and 11.

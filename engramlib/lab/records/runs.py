@@ -380,6 +380,8 @@ def _processor() -> str:
 
 
 def _version(name: str) -> str | None:
+    if name == "engramlib":
+        return engramlib.__version__  # of the code that runs: an installed checkout remembers the version it had then
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
