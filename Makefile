@@ -1,5 +1,5 @@
-# Two commands: `make book` and `make test`. Everything lands in .venv and _build (and, of the tests of versions, in
-# .venv-oldest and .venv-newest); `make clean` removes them.
+# Two commands: `make book` and `make test`. Everything lands in .venv and _build (of the tests of versions in .venv-oldest
+# and .venv-newest, of `make wheel` in dist); `make clean` removes them.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -96,8 +96,8 @@ course-test: $(VENV)/.installed-course ## every assignment graded: solutions, em
 
 install: $(STAMP) ## only make .venv
 
-clean: ## remove what was made: the .venv folders and _build
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) _build
+clean: ## remove what was made: the .venv folders, _build and dist
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) _build dist
 
 # Installed again whenever the requirements change.
 $(STAMP): pyproject.toml requirements.txt

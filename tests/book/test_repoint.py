@@ -16,7 +16,9 @@ OWNER, NAME = URL.removeprefix("https://github.com/").split("/")
 
 @pytest.fixture
 def tree(tmp_path):
-    ignore = shutil.ignore_patterns(".git", ".venv*", "_build", ".*_cache", "__pycache__", "mathjax", "data", "*.pyc")
+    ignore = shutil.ignore_patterns(
+        ".git", ".venv*", "_build", "dist", ".*_cache", "__pycache__", "mathjax", "data", "*.pyc"
+    )
     shutil.copytree(ROOT, tmp_path / "tree", ignore=ignore)
     return tmp_path / "tree"
 
