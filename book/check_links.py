@@ -40,7 +40,8 @@ def main() -> int:
     answers = SITE / ANSWERS
     if not answers.exists():  # its exit status says no more than that something is dead
         sys.exit(f"{done.stdout}\n{done.stderr}\nThe check did not run to its end, see above.")
-    asked = len({json.loads(line)["uri"] for line in answers.read_text(encoding="utf-8").splitlines()})
+    lines = map(json.loads, answers.read_text(encoding="utf-8").splitlines())
+    asked = len({line["uri"] for line in lines if line["status"] not in ("ignored", "unchecked", "local")})
     problems = dead(answers)
     for leftover in (answers, answers.with_suffix(".txt")):  # they are no part of the site
         leftover.unlink(missing_ok=True)
