@@ -93,6 +93,20 @@ def row(method, left, lost, gained=0, moved=True, n=200):
     return facts | {"features_moved": moved, "images": n}
 
 
+def test_what_is_read_less_is_counted_image_by_image(rng):
+    """Any order of networks and images; the mean is the difference of the shares, the interval that of `paired`."""
+    before, after = rng.random((3, 60)) < 0.8, rng.random((3, 60)) < 0.5
+    found = resolution.less_right(before.tolist(), after.tolist())
+    assert found.mean == pytest.approx(before.mean() - after.mean())
+    lost, gained = (before & ~after).sum(1).tolist(), (after & ~before).sum(1).tolist()
+    assert found == resolution.paired(lost, gained, 60)
+    assert resolution.less_right(after.tolist(), before.tolist()).mean == pytest.approx(-found.mean)
+    order = rng.permutation(60)
+    assert resolution.less_right(before[:, order].tolist(), after[:, order].tolist()) == found
+    with pytest.raises(ValueError, match="zip"):
+        resolution.less_right(before.tolist(), after[:, :59].tolist())  # other images
+
+
 def test_a_verdict_needs_the_whole_interval():
     rows = [row("retrain", 0.0, lost) for lost in (40, 44, 42)]
     rows += [row("mask", 0.0, 0, moved=False) for _ in range(3)]

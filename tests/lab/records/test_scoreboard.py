@@ -1,7 +1,7 @@
 import json
 import math
 import re
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
 import pytest
@@ -121,14 +121,13 @@ def test_the_whole_board_without_a_built_book():
         assert by_id[name].verdict == ("not yet" if waiting else "not"), name
 
 
-def test_a_superseded_run_is_not_recorded(monkeypatch):
+def test_a_superseded_run_is_not_recorded(tmp_path):
     spec = {"run": ["mlp-mnist"], "reader": "classwise", "value": "before"}
     found = scoreboard.recorded(spec, "MNIST")
-    run = runs.load("mlp-mnist")
-    bent = replace(run, provenance={**run.provenance, "superseded": {"why": "The ruler was bent."}})
-    monkeypatch.setattr(scoreboard, "_load", lambda name, folder: bent)
-    assert found and scoreboard.recorded(spec, "MNIST") == {}
-    assert scoreboard.recorded(spec, "MNIST", superseded=True) == found
+    shutil.copy(runs.data_dir() / "runs" / "mlp-mnist.json", tmp_path)
+    runs.supersede("mlp-mnist", why="The ruler was bent.", folder=tmp_path)
+    assert found and scoreboard.recorded(spec, "MNIST", tmp_path) == {}
+    assert scoreboard.recorded(spec, "MNIST", tmp_path, superseded=True) == found
 
 
 # --------------------------------------------------------------------------------------------------------- the rules
