@@ -88,4 +88,6 @@ def test_a_command_installs_its_extra_and_no_other(target, extra, tmp_path):
     run = ["make", "-n", f"VENV={tmp_path / 'venv'}", target]
     said = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert re.findall(r'-e "\.\[(\w+)\]"', said) == ([extra] if extra else [])
+    for path in re.findall(r"\btests/[\w/.]+", said):
+        assert (ROOT / path).exists(), f"make {target} names {path}"
     assert said.index("-r requirements.txt") < (said.index('-e ".[') if extra else said.index(".ci/parts.py"))

@@ -22,7 +22,7 @@ def parts():
 
 
 def test_every_folder_of_tests_has_a_name(parts):
-    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    folders = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").glob("*/**/test_*.py")}
     assert folders == set(parts.FOLDERS)
     assert parts.part_of("tests/test_edit.py::test_x[a/b]") == "the method"
     assert parts.part_of("book/part1/00_erase_a_digit.ipynb::Cell 0") == "chapters"
