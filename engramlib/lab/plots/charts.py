@@ -181,7 +181,8 @@ def _finished(fig: Figure, panels, legend: str | None, axes: Mapping[str, object
             ax.set_xticklabels(axes.get("xticklabels") or [f"{tick:g}" for tick in axes["xticks"]])
     handles, labels = panels[0].get_legend_handles_labels()
     if legend == "below" and len(labels) > 1:
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+        entry = 0.085 * max(map(len, labels)) + 0.55  # inches: the handle and the longest name
+        fig.legend(handles, labels, loc="outside lower center", ncols=max(1, int(fig.get_figwidth() // entry)))
     elif legend not in (None, "below") and len(labels) > 1:
         panels[0].legend(loc=legend)
     return fig

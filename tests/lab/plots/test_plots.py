@@ -370,6 +370,11 @@ def contrast(a, b):
     return (high + 0.05) / (low + 0.05)
 
 
+@pytest.mark.parametrize("page", ["#ffffff", "#14181e"])
+def test_the_colours_of_four_series_stand_out_in_light_and_dark(page):
+    assert all(contrast(colour, page) >= 3 for colour in plots.COLOURS[:4])
+
+
 @pytest.mark.parametrize("limits", [(0, 1), (-1, 1)])
 def test_numbers_in_cells_are_readable_on_every_colour(limits):
     values = np.linspace(*limits, 40).reshape(4, 10)
