@@ -81,7 +81,7 @@ def points(
     fig, (panels,) = plt.subplots(1, len(series) if apart else 1, figsize=(width, height), sharey=True, squeeze=False)
     for k, (name, measured) in enumerate(series.items()):
         ax = panels[k if apart else 0]
-        shift = 0 if apart or kinds or len(series) == 1 else 0.5 * k / (len(series) - 1) - 0.25
+        shift = 0 if apart or kinds or every or len(series) == 1 else 0.5 * k / (len(series) - 1) - 0.25
         for g, group in enumerate(groups):
             chosen = [row for row in measured if group is None or kinds[row] == group]
             y, x, _ = _long((rows.index(row) + shift, measured[row]) for row in chosen)
