@@ -13,6 +13,7 @@ the axes, "below" them, or None. `axes` = properties of matplotlib's axes, such 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -170,7 +171,7 @@ def _look(ax, looks: str, k: int, default: str) -> dict[str, object]:
     return {"color": colour, "marker": marker, "linestyle": style, "linewidth": 1.5, "markersize": size, **edge}
 
 
-def _finished(fig: Figure, panels, legend: str | None, axes: Mapping[str, object]) -> Figure:
+def _finished(fig: Figure, panels, legend: str | None, axes: Mapping[str, Any]) -> Figure:
     """Scales come last: seaborn would average the logarithms on an axis that has them already."""
     axes = dict(sorted(axes.items(), key=lambda item: "scale" not in item[0]))  # a new scale forgets its ticks
     for ax in panels:

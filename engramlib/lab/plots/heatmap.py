@@ -49,13 +49,14 @@ def heatmap(
         size = size if numbers else (5.0, 5.0 * len(values) / values.shape[1])
     fig, ax = plt.subplots(figsize=size)
     cmap = colormaps[DIVERGING].with_extremes(bad="#808080") if zero else SEQUENTIAL
-    colours = {"vmin": limits[0], "vmax": limits[1], "center": 0 if zero else None, "cmap": cmap}
+    low, high = (-max(map(abs, limits)), max(map(abs, limits))) if zero else limits
+    colours = {"vmin": low, "vmax": high, "cmap": cmap}
     beside = {"cbar": not numbers, "cbar_kws": {"label": bar, "shrink": 0.8}}
     inside = {"annot": np.vectorize(_short)(values), "fmt": "", "annot_kws": {"fontsize": 10, "va": "center_baseline"}}
     cells = {"linewidths": 0.4, "linecolor": "face"}  # else the page shines through between them
     cells["rasterized"] = values.shape[1] > NUMBERED
     seaborn.heatmap(values, ax=ax, **colours, **beside, **cells, **inside if numbers else {})
-    filled = ax.collections[0].get_facecolors()[~np.isnan(values).ravel()]
+    filled = ax.collections[0].get_facecolor()[~np.isnan(values).ravel()]
     for text, colour in zip(ax.texts, filled, strict=False):  # 4.5 to 1 on every colour; pure black is the page's ink
         text.set_color("#010101" if seaborn.utils.relative_luminance(colour) > 0.18 else "#ffffff")
     for axis, names, step in ((ax.yaxis, rows, steps[0]), (ax.xaxis, columns, steps[1])):
