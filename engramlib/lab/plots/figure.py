@@ -27,8 +27,13 @@ def figure_html(fig: Figure | Sequence[Figure], *, caption: str, alt: str) -> st
     need(caption=caption, alt=alt)
     labels = [alt] if len(figs) == 1 else [f"{alt} ({i} of {len(figs)})" for i in range(1, len(figs) + 1)]
     panels = "".join(panel(f, label) for f, label in zip(figs, labels, strict=True))
+    widths, columns = {css_width(f) for f in figs}, ""
+    if len(figs) > 1 and len(widths) == 1:  # siblings have one size, however many fit into a row
+        width = widths.pop()
+        columns = f"display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,{smallest(width)}px),1fr));"
+        columns = f' style="{columns}max-width:{len(figs) * (width + 20)}px"'
     return (
-        f'{css_where_needed()}<figure class="engram-figure"><div class="engram-panels">{panels}</div>'
+        f'{css_where_needed()}<figure class="engram-figure"><div class="engram-panels"{columns}>{panels}</div>'
         f"<figcaption>{escape(caption, quote=False)}</figcaption></figure>"
     )
 

@@ -1,89 +1,94 @@
-"""Accuracy of every class under every intervention."""
+"""A matrix of numbers as colours."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from engramlib.lab.plots.style import INK, SEQUENTIAL
+from engramlib.lab.plots.style import DIVERGING, SEQUENTIAL
 
-NUMBERED = 20  # more classes than this: no numbers, one image instead of cells
+NUMBERED = 20  # more columns than this: no numbers in the cells, and one image instead of thousands of shapes
 
 
-def class_heatmap(
-    matrix,
-    classes: Sequence[str],
+def heatmap(
+    values,
+    rows: Sequence[object],
+    columns: Sequence[object],
     *,
-    rows: Sequence[str] | None = None,
-    row_label: str = "erased",
-    column_label: str = "tested",
-    title: str = "",
+    limits: tuple[float, float] = (0, 1),
+    bar: str = "",
+    size: tuple[float, float] | None = None,
+    **axes,
 ) -> Figure:
-    """Rows = the class erased (the first row "none"), columns = the class tested, cells = accuracy in [0, 1].
+    """`values` (rows x columns) as colours between two `limits`, with their numbers or beside a colour bar.
 
-    `matrix`: (n + 1) x n, or as many rows as `rows` names. Dark = 0, light = 1, in every figure of the book.
-    NaN cells stay empty. Give the result to `show`.
+    `rows` and `columns` = a name for each; or fewer names, for blocks of equal size, which lines set apart (both ways).
+    From 0 up: dark = low, light = high, in every figure of the book. With `limits` on both sides of zero: white = zero,
+    orange above and purple below. What lies beyond has the last colour. NaN cells stay empty (grey, where white is
+    zero). `bar` = what the colours measure: a bar instead of numbers, which more than 20 columns have no room for.
+    `axes` = properties of the axes, such as `xlabel`. Give the result to `show`.
     """
     import numpy as np
+    import seaborn
     from matplotlib import colormaps
     from matplotlib import pyplot as plt
 
-    values = np.asarray(matrix, dtype=float)
-    names = list(rows) if rows is not None else ["none", *classes]
-    if values.shape != (len(names), len(classes)):
+    values = np.asarray(values, dtype=float)
+    steps = [n // len(names) for n, names in zip(values.shape, (rows, columns), strict=True)]
+    if values.shape != (steps[0] * len(rows), steps[1] * len(columns)):
+        shape = " x ".join(map(str, values.shape))
         raise ValueError(
-            f"class_heatmap: matrix is {' x '.join(map(str, values.shape))}, but there are {len(names)} row names "
-            f"and {len(classes)} classes."
+            f"heatmap: values are {shape}, not {len(rows)} rows x {len(columns)} columns, or blocks of them."
         )
-    if (values < 0).any() or (values > 1).any():
-        raise ValueError("class_heatmap: accuracies must lie in [0, 1].")
-    n_rows, n_cols = values.shape
-    colours = colormaps[SEQUENTIAL]
-
-    if n_cols > NUMBERED:
-        fig, ax = plt.subplots(figsize=(5.0, 5.0 * n_rows / n_cols))
-        image = ax.imshow(values, vmin=0, vmax=1, cmap=colours, aspect="auto")
-        bar = fig.colorbar(image, ax=ax, shrink=0.8)
-        bar.outline.set_visible(False)
-        bar.set_label("accuracy")
-        _label(ax, row_label, column_label, title)
-        return fig
-
-    longest = max(len(str(c)) for c in [*classes, *names])
-    fig, ax = plt.subplots(
-        figsize=(0.42 * n_cols + 0.5 + 0.085 * longest, 0.32 * n_rows + 0.75 + (0.085 * longest if longest > 4 else 0))
-    )
-    for r, c in np.ndindex(values.shape):
-        if np.isnan(values[r, c]):
-            continue
-        fill = colours(values[r, c])
-        ax.add_patch(Rectangle((c - 0.48, r - 0.47), 0.96, 0.94, facecolor=fill, linewidth=0, clip_on=False))
-        ink = "#ffffff" if values[r, c] < 0.5 else "#141414"  # cividis crosses mid-grey at one half
-        ax.text(c, r, _short(values[r, c]), ha="center", va="center_baseline", color=ink, fontsize=10)
-    ax.set_xlim(-0.5, n_cols - 0.5)
-    ax.set_ylim(n_rows - 0.5, -0.5)
-    upright = max(len(str(c)) for c in classes) > 4
-    ax.set_xticks(range(n_cols), list(classes), rotation=90 if upright else 0)
-    ax.set_yticks(range(n_rows), names)
+    zero, numbers = limits[0] < 0 < limits[1], not bar and len(columns) <= NUMBERED
+    if size is None:
+        beside, above = (max(len(str(name)) for name in names) for names in (rows, columns))
+        size = (0.42 * len(columns) + 0.5 + 0.085 * beside, 0.32 * len(rows) + 0.75 + (above > 4) * 0.085 * above)
+        size = size if numbers else (5.0, 5.0 * len(values) / values.shape[1])
+    fig, ax = plt.subplots(figsize=size)
+    cmap = colormaps[DIVERGING].with_extremes(bad="#808080") if zero else SEQUENTIAL
+    low, high = (-max(map(abs, limits)), max(map(abs, limits))) if zero else limits
+    colours = {"vmin": low, "vmax": high, "cmap": cmap}
+    beside = {"cbar": not numbers, "cbar_kws": {"label": bar, "shrink": 0.8}}
+    inside = {"annot": np.vectorize(_short)(values), "fmt": "", "annot_kws": {"fontsize": 10, "va": "center_baseline"}}
+    cells = {"linewidths": 0.4, "linecolor": "face"}  # else the page shines through between them
+    cells["rasterized"] = values.shape[1] > NUMBERED
+    seaborn.heatmap(values, ax=ax, **colours, **beside, **cells, **inside if numbers else {})
+    filled = ax.collections[0].get_facecolor()[~np.isnan(values).ravel()]
+    for text, colour in zip(ax.texts, filled, strict=False):  # 4.5 to 1 on every colour; pure black is the page's ink
+        text.set_color("#010101" if seaborn.utils.relative_luminance(colour) > 0.18 else "#ffffff")
+    for axis, names, step in ((ax.yaxis, rows, steps[0]), (ax.xaxis, columns, steps[1])):
+        axis.set_ticks([step * (k + 0.5) for k in range(len(names))], [str(name) for name in names], rotation=0)
+    if (block := max(steps)) > 1:
+        ax.hlines(range(block, len(values), block), *ax.get_xlim(), color="#404040", linewidth=0.8)
+        ax.vlines(range(block, values.shape[1], block), *ax.get_ylim(), color="#404040", linewidth=0.8)
+    ax.xaxis.tick_top()
+    ax.xaxis.set_label_position("top")
     ax.tick_params(length=0)
-    _label(ax, row_label, column_label, title)
+    ax.set(**axes)
+    fig.draw_without_rendering()
+    if seaborn.utils.axis_ticklabels_overlap(ax.get_xticklabels()):
+        ax.tick_params(axis="x", labelrotation=90)
     return fig
 
 
-def _label(ax, row_label: str, column_label: str, title: str) -> None:
-    ax.spines[:].set_visible(False)
-    ax.xaxis.set_ticks_position("top")
-    ax.xaxis.set_label_position("top")
-    ax.tick_params(top=False)
-    ax.set_xlabel(column_label, color=INK, labelpad=7)
-    ax.set_ylabel(row_label, color=INK)
-    if title:
-        ax.set_title(title)
+def class_heatmap(matrix, classes: Sequence[str], *, rows: Sequence[str] | None = None, **options) -> Figure:
+    """Accuracies in [0, 1]: a row for each class erased ("none" first), or as `rows` says; a column for each tested.
+
+    `options` as for `heatmap`.
+    """
+    import numpy as np
+
+    matrix, names = np.asarray(matrix, dtype=float), ["none", *classes] if rows is None else list(rows)
+    if (matrix < 0).any() or (matrix > 1).any():
+        raise ValueError("class_heatmap: accuracies must lie in [0, 1].")
+    options = {"ylabel": "erased", "xlabel": "tested"} | options
+    return heatmap(matrix, names, classes, **options | ({"bar": "accuracy"} if len(classes) > NUMBERED else {}))
 
 
 def _short(value: float) -> str:
     """.98, 1.0, .00: no leading zero, so that the number fits the cell."""
     text = f"{value:.2f}"
-    return "1.0" if text == "1.00" else text[1:]
+    return "1.0" if text == "1.00" else re.sub(r"^(-?)0\.", r"\1.", text)

@@ -11,6 +11,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Evenly growing lightness, the same order for colour-blind readers.
 SEQUENTIAL = "cividis"
 
+# Around zero: orange above, purple below, white between. Neither side is green, which reads as good.
+DIVERGING = "PuOr_r"
+
 SETTINGS = {
     "figure.figsize": (4.8, 3.2),  # 461 px: still readable, unscrolled, on a phone
     "figure.facecolor": "none",

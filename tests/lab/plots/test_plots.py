@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import matplotlib
@@ -187,20 +189,233 @@ def test_heatmap_rows_columns_and_numbers():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["none", "cat", "dog"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog"]
     assert texts(fig) == ["1.0", "1.0", ".02", ".50", ".25"]  # NaN stays empty
-    low, high = (matplotlib.colors.to_rgb(p.get_facecolor()) for p in (ax.patches[2], ax.patches[0]))
-    assert sum(low) < sum(high)
+    fig.canvas.draw()
+    high, _, low, *_ = (sum(colour[:3]) for colour in ax.collections[0].get_facecolors())
+    assert low < high  # dark = 0
 
 
 def test_heatmap_of_many_classes_is_an_image():
     fig = plots.class_heatmap(np.random.rand(41, 40), [str(i) for i in range(40)])
-    assert not texts(fig) and fig.axes[0].images
+    text = html(fig)
+    assert not texts(fig) and "data:image/png" in text and len(text) < 100_000
+    assert fig.axes[1].get_ylabel() == "accuracy"
 
 
 def test_heatmap_errors():
-    with pytest.raises(ValueError, match="3 x 3.*4 row names and 3 classes"):
+    with pytest.raises(ValueError, match="3 x 3, not 4 rows x 3 columns"):
         plots.class_heatmap(np.zeros((3, 3)), list("abc"))
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         plots.class_heatmap([[2.0], [0.0]], ["a"])
+
+
+# --- what was measured several times ----------------------------------------------------------------------------
+
+
+def drawn(ax, k=0):
+    """x and y of the k-th line that has a point."""
+    found = [line for line in ax.lines if len(line.get_xdata())]
+    return np.asarray(found[k].get_xdata(), float), np.asarray(found[k].get_ydata(), float)
+
+
+def band(ax):
+    """x -> (lowest, highest) of the band."""
+    (area,) = ax.collections
+    corners = area.get_paths()[0].vertices
+    return {
+        x: (corners[corners[:, 0] == x][:, 1].min(), corners[corners[:, 0] == x][:, 1].max()) for x in corners[:, 0]
+    }
+
+
+RUNS = {1: [0.1, 0.2, 0.6], 10: [0.5, 0.7, 0.9], 100: [2.0, 5.0, 8.0]}
+INTERVALS = {
+    "sd": ({}, lambda v: np.mean(v), lambda v: (np.mean(v) - np.std(v, ddof=1), np.mean(v) + np.std(v, ddof=1))),
+    "middle 90 %": ({"interval": 90}, np.mean, lambda v: np.quantile(v, [0.05, 0.95])),
+    "range": ({"interval": 100, "middle": "median"}, np.median, lambda v: (min(v), max(v))),
+    "given": ({"interval": "given"}, np.median, lambda v: (min(v), max(v))),
+}
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize("name", INTERVALS)
+def test_a_band_ends_where_the_data_say(name, scale):
+    """Also on logarithmic axes, where seaborn by itself would average the logarithms."""
+    options, middle, ends = INTERVALS[name]
+    (ax,) = plots.lines({"a": RUNS}, xscale=scale, yscale=scale, **options).axes
+    assert drawn(ax)[1] == pytest.approx([middle(v) for v in RUNS.values()])
+    for x, found in band(ax).items():
+        assert found == pytest.approx(ends(RUNS[x]))
+    assert (ax.get_xscale(), ax.get_yscale()) == (scale, scale)
+
+
+def test_bars_end_where_bands_do():
+    (ax,) = plots.lines({"a": RUNS}, bars=True).axes
+    ends = [tuple(segment[:, 1]) for segment in ax.collections[0].get_segments()]
+    assert ends == [pytest.approx(INTERVALS["sd"][2](v)) for v in RUNS.values()]
+
+
+def test_a_path_is_drawn_in_its_own_order_and_may_come_back():
+    path = [(3, 0.1), (1, 0.2), (3, 0.5)]
+    (ax,) = plots.lines({"a": path, "_b": {1: 2}}, xlabel="lost (points)", xticks=[1, 3], xscale="log").axes
+    assert list(zip(*drawn(ax), strict=True)) == path and not ax.collections
+    assert ax.get_xlabel() == "lost (points)" and [t.get_text() for t in ax.get_xticklabels()] == ["1", "3"]
+
+
+def test_names_of_series_are_the_legend_and_a_hidden_one_is_not():
+    series = {"engram": RUNS, "random": RUNS, "_bound": {1: 0, 100: 1}}
+    for legend in ("best", "below"):
+        fig = plots.lines(series, legend=legend)
+        (box,) = [*fig.legends, *(ax.get_legend() for ax in fig.axes if ax.get_legend())]
+        assert [t.get_text() for t in box.get_texts()] == ["engram", "random"]
+    fig = plots.lines(series, legend=None)
+    assert not fig.legends and fig.axes[0].get_legend() is None
+
+
+def test_a_look_says_colour_marker_and_line():
+    fig = plots.lines({"a": RUNS, "b": RUNS, "c": RUNS}, looks="C1s-- k")
+    looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in fig.axes[0].lines]
+    assert [look[1:] for look in looks[:2]] == [("s", "--"), ("None", "-")]
+    assert len(set(looks)) == 3 and looks[2][1] not in ("s", "None")  # what is not said differs by itself
+    text = html(fig)
+    assert plots.COLOURS[1].lower() in text.lower() and "currentColor" in text and "#ffffff" not in text
+
+
+def test_points_of_rows_with_their_intervals():
+    series = {"one": {"plain": [0.1, 0.3], "best": [0.5, 0.5]}, "published": {"best": 0.4}}
+    (ax,) = plots.points(series, xlabel="accuracy").axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["plain", "best"] and ax.get_xlabel() == "accuracy"
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row on top
+    means = [
+        (x, round(float(y)))
+        for line in ax.lines
+        for x, y in zip(*line.get_data(), strict=True)
+        if len(line.get_data()[0]) != 2 or line.get_marker() != "None"
+    ]
+    assert {(round(float(x), 6), y) for x, y in means} >= {(0.2, 0), (0.5, 1), (0.4, 1)}
+    sd = np.std([0.1, 0.3], ddof=1)
+    bars = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 2 and line.get_marker() in ("None", "")]
+    assert any(np.allclose(sorted(bar), [0.2 - sd, 0.2 + sd]) for bar in bars)
+
+
+def test_points_apart_share_rows_and_kinds_share_colours():
+    rows = {"Retrain": [0.1, 0.2], "NegGrad": [0.3, 0.4], "Engram": [0.5, 0.6]}
+    kinds = {"Retrain": "reference", "NegGrad": "trains", "Engram": "edits"}
+    fig = plots.points({"left": rows, "kept": rows}, kinds=kinds, apart=True, looks="k* C0o C1s")
+    assert [ax.get_xlabel() for ax in fig.axes] == ["left", "kept"]
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["reference", "trains", "edits"]
+    colours = [
+        [
+            matplotlib.colors.to_hex(line.get_color()).upper()
+            for line in ax.lines
+            if line.get_marker() not in ("None", "")
+        ]
+        for ax in fig.axes
+    ]
+    assert colours[0] == colours[1] == ["#000000", *plots.COLOURS[:2]]
+
+
+def test_every_single_measurement_and_a_stroke_at_the_mean():
+    (ax,) = plots.points({"a": {"row": [0.1, 0.2, 0.9]}}, every=True).axes
+    dots = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections])
+    assert sorted(dots[:, 0]) == pytest.approx([0.1, 0.2, 0.9])
+    (stroke,) = [line for line in ax.lines if line.get_marker() == "|"]
+    assert stroke.get_xdata() == pytest.approx([0.4])
+
+
+def test_a_distribution_counts_and_marks():
+    (ax,) = plots.distribution({"null": [1, 1, 2, 5]}, bins=[0, 1.5, 3, 6], marks={"true": 4}, xlabel="r").axes
+    tops = {round(float(y)) for area in ax.collections for y in area.get_paths()[0].vertices[:, 1]}
+    assert tops == {0, 1, 2}
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["null", "true"] and ax.get_xlabel() == "r"
+    several = plots.distribution({"a": [1, 2], "b": [2, 3]}, bins=3, looks="C0- C1:").axes[0]
+    assert not several.collections and len(several.lines) == 2  # outlines: no area hides another
+
+
+def test_numbers_come_from_tensors_and_rows_of_runs():
+    torch = pytest.importorskip("torch")
+    rows = [{"alpha": a, "seed": s, "kept": a + s} for a in (2, 1) for s in (0, 1)]
+    assert plots.gather(rows, "alpha", "kept", 100) == {1: [100, 200], 2: [200, 300]}
+    (ax,) = plots.lines({"a": zip([1, 2], torch.tensor([[0.0, 2.0], [4.0, 6.0]]), strict=True)}).axes
+    assert drawn(ax)[1].tolist() == [1, 5]
+
+
+@pytest.mark.parametrize("interval", ["ci", 0, 101])
+def test_an_interval_is_not_guessed(interval):
+    with pytest.raises(ValueError, match="interval"):
+        plots.lines({"a": RUNS}, interval=interval)
+
+
+def test_seaborn_changes_no_style():
+    before = dict(matplotlib.rcParams)
+    plots.lines({"a": RUNS})
+    plots.points({"a": {"row": [1, 2]}})
+    plots.distribution({"a": [1, 2]})
+    plots.heatmap([[0.1]], ["a"], ["b"])
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_seaborn_waits_until_something_is_drawn():
+    code = "import sys, engramlib.lab.plots as p; p.style(); assert not {'seaborn', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# --- heatmaps of any numbers ------------------------------------------------------------------------------------
+
+
+def contrast(a, b):
+    def light(colour):
+        rgb = np.asarray(matplotlib.colors.to_rgb(colour))
+        return np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    low, high = sorted((light(a), light(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#14181e"])
+def test_the_colours_of_four_series_stand_out_in_light_and_dark(page):
+    assert all(contrast(colour, page) >= 3 for colour in plots.COLOURS[:4])
+
+
+@pytest.mark.parametrize("limits", [(0, 1), (-1, 1)])
+def test_numbers_in_cells_are_readable_on_every_colour(limits):
+    values = np.linspace(*limits, 40).reshape(4, 10)
+    ax = plots.heatmap(values, range(4), range(10), limits=limits).axes[0]
+    cells = ax.collections[0].get_facecolors()
+    assert all(contrast(t.get_color(), cell) >= 4.5 for t, cell in zip(ax.texts, cells, strict=True))
+    # The page's ink is a light grey in dark mode: on the cells, black must stay black.
+    assert not {t.get_color() for t in ax.texts} & {"k", "black", "#000000", plots.INK}
+
+
+def test_around_zero_white_is_zero_and_no_side_is_green():
+    ax = plots.heatmap([[-10, 0, 40, np.nan]], ["a"], list("wxyz"), limits=(-40, 40), bar="points lost").axes[0]
+    ax.figure.canvas.draw()
+    gained, zero, lost, own = (matplotlib.colors.to_rgb(c) for c in ax.collections[0].get_facecolors())
+    assert min(zero) > 0.94 and lost[0] > lost[1] > lost[2] and gained[2] > gained[1]
+    assert own == pytest.approx((0x80 / 255,) * 3)
+    assert not ax.texts and ax.figure.axes[1].get_ylabel() == "points lost"
+
+
+def test_fewer_names_than_cells_name_blocks_with_lines_between():
+    ax = plots.heatmap(np.zeros((4, 6)), list("abcd"), ["left", "right"], xlabel="tested").axes[0]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["left", "right"] and ax.get_xlabel() == "tested"
+    assert list(ax.get_xticks()) == [1.5, 4.5] and list(ax.get_yticks()) == [0.5, 1.5, 2.5, 3.5]
+    edges = {tuple(map(float, s[0])) for c in ax.collections[1:] for s in c.get_segments()}
+    assert {x for x, _ in edges} >= {3.0} and {y for _, y in edges} >= {3.0}
+    with pytest.raises(ValueError, match="4 x 6, not 4 rows x 4 columns"):
+        plots.heatmap(np.zeros((4, 6)), list("abcd"), list("abcd"))
+
+
+def test_numbers_lose_their_leading_zero_and_nothing_else():
+    ax = plots.heatmap([[-0.3, 0.25, 10.04, 1.0]], ["a"], list("wxyz"), limits=(0, 12)).axes[0]
+    assert [t.get_text() for t in ax.texts] == ["-.30", ".25", "10.04", "1.0"]
+
+
+def test_siblings_have_one_size():
+    def columns(figs):
+        return BeautifulSoup(html(figs), "html.parser").select_one(".engram-panels").get("style", "")
+
+    same = [plots.class_heatmap(np.ones((3, 2)), "ab", title=t) for t in ("x", "a longer title", "y")]
+    assert len({f.get_figwidth() for f in same}) == 1 and "repeat(auto-fit" in columns(same)
+    assert not columns([line(), line(figsize=(2, 2))]) and not columns(line())
 
 
 def test_frames_are_small_multiples_that_a_script_turns_into_a_player():
