@@ -30,6 +30,7 @@ from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
 from engramlib.lab.training import checkpoints
 from engramlib.lab.training import language as language_training
+from engramlib.lab.training.loop import History
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -191,12 +192,12 @@ def fit(
     start: LlamaForCausalLM | None = None,
     checkpoint: Path | None = None,
     log: bool = False,
-) -> tuple[LlamaForCausalLM, language_training.History]:
+) -> tuple[LlamaForCausalLM, History]:
     """A model of this kind, trained from `start` (in place), or from fresh weights."""
     model = start if start is not None else models.llama(len(tokenizer), **settings.sizes, seed=seed)
     how = settings.pretrain if kind == "pretrained" else settings.finetune
 
-    def say(history: language_training.History) -> None:
+    def say(history: History) -> None:
         last = f"loss {history.loss[-1]:.4f}, {history.seconds:.0f} s"
         print(f"{settings.name} {kind} seed {seed} epoch {len(history.loss)}: {last}", file=sys.stderr, flush=True)
 
@@ -310,7 +311,7 @@ def record(settings: Settings, *, seeds: int, overwrite: bool = False, restart: 
                 recording.add(rows, **facts)
 
 
-def _file(path: Path, model: LlamaForCausalLM, history: language_training.History) -> Row:
+def _file(path: Path, model: LlamaForCausalLM, history: History) -> Row:
     return {
         "file": path.name,
         "bytes": path.stat().st_size,

@@ -1,5 +1,5 @@
 """Training, fixed by a seed: of a classifier (`classifier`, whose names are here too), of a language model
-(`language`), of an autoencoder (`autoencoder`). `precision` says in which arithmetic whatever trains computes.
+(`language`), of an autoencoder (`autoencoder`), all in one `loop`. `precision` says in which arithmetic they compute.
 """
 
 from engramlib.lab.training.classifier import (
@@ -9,14 +9,12 @@ from engramlib.lab.training.classifier import (
     Recipe,
     accuracy,
     augmented,
-    checkpoints,
     class_accuracy,
     flip_and_shift,
-    hash_of,
-    identity,
     predict,
     train_classifier,
 )
+from engramlib.lab.training.loop import checkpoints, hash_of, identity
 
 __all__ = [
     "AUGMENTATIONS",

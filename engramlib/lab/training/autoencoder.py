@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from engramlib._progress import wanted
-from engramlib.lab.training.precision import arithmetic
+from engramlib.lab.training import loop
 from engramlib.running import evaluating
 
 
@@ -29,6 +25,11 @@ class History:
     penalty: list[float] = field(default_factory=list)
     val_error: list[float] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def epochs(self) -> int:
+        """How many are done."""
+        return len(self.error)
 
 
 def train_autoencoder(
@@ -51,9 +52,7 @@ def train_autoencoder(
     `progress`: None = a progress line, with the error so far, where somebody is there to watch; True or False =
     always or never. Works on the model's device. Raises `FloatingPointError` where the loss stops being a number.
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr)):
-        if not value > 0:
-            raise ValueError(f"train_autoencoder: {name} must be positive, got {value}.")
+    loop.positive("train_autoencoder", epochs=epochs, batch_size=batch_size, lr=lr)
     if len(x_train) == 0:
         raise ValueError("train_autoencoder: x_train is empty.")
     device = next(model.parameters()).device
@@ -62,57 +61,46 @@ def train_autoencoder(
     steps = len(x) // batch_size
     optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=epochs * steps)
-    history, totals, started = History(), torch.zeros(2, device=device), time.perf_counter()
+    history = History()
 
-    order = torch.Generator().manual_seed(seed)
-    quiet = not wanted() if progress is None else not progress
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), arithmetic(device):
-        torch.manual_seed(seed)
-        batches = _batches(len(x), batch_size, epochs, order)
-        bar = tqdm(batches, desc="training", total=epochs * steps, delay=2.0, leave=False, disable=quiet)
-        model.train()
-        for step, rows in enumerate(bar, start=1):
-            batch = x[rows.to(device)]
-            code = model.encode(batch)
-            error = F.mse_loss(model.decode(code), batch)
-            penalty = model.penalty(code) if penalised else torch.zeros_like(error)
-            loss = error + model.penalty_weight * penalty if penalised else error
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            totals += torch.stack([error.detach(), penalty.detach()])
-            if step % steps == 0:
-                _close_epoch(model, x_val, history, (totals / steps).tolist(), penalised, bar)
-                totals.zero_()
-    model.eval()
-    history.seconds = time.perf_counter() - started
-    return history
+    def batches(epochs: int, order: torch.Generator) -> Iterator[torch.Tensor]:
+        for rows in loop.shuffled(len(x), batch_size, epochs, order):
+            if len(rows) == batch_size:
+                yield x[rows.to(device)]
 
+    def step(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        code = model.encode(batch)
+        error = F.mse_loss(model.decode(code), batch)
+        if not penalised:
+            return error, error
+        penalty = model.penalty(code)
+        return error + model.penalty_weight * penalty, torch.stack([error.detach(), penalty.detach()])
 
-def _close_epoch(
-    model: nn.Module, x_val: torch.Tensor | None, history: History, means: list[float], penalised: bool, bar: tqdm
-) -> None:
-    error, penalty = means
-    if not math.isfinite(error + penalty):
-        raise FloatingPointError(
-            f"train_autoencoder: the loss became {error + penalty} in epoch {len(history.error) + 1}. Lower lr, or "
-            "look for NaN in x_train."
-        )
-    history.error.append(error)
-    if penalised:
-        history.penalty.append(penalty)
-    if x_val is not None:
+    def close(means: list[float]) -> str:
+        history.error.append(means[0])
+        history.penalty += means[1:]
+        if x_val is None:
+            return f"error {means[0]:.4f}"
         history.val_error.append(reconstruction_error(model, x_val))
-    shown = history.val_error[-1] if x_val is not None else error
-    bar.set_postfix_str(
-        f"epoch {len(history.error)}: {'val ' if x_val is not None else ''}error {shown:.4f}", refresh=False
+        return f"val error {history.val_error[-1]:.4f}"
+
+    loop.loop(
+        model,
+        history,
+        who="train_autoencoder",
+        epochs=epochs,
+        steps=steps,
+        seed=seed,
+        batches=batches,
+        step=step,
+        close=close,
+        optimiser=optimiser,
+        schedule=schedule,
+        reseed=False,  # a penalty's draws run on from epoch to epoch
+        remedy="Lower lr, or look for NaN in x_train.",
+        progress=progress,
     )
-
-
-def _batches(n: int, batch_size: int, epochs: int, order: torch.Generator) -> Iterator[torch.Tensor]:
-    for _ in range(epochs):
-        yield from torch.randperm(n, generator=order)[: n - n % batch_size].split(batch_size)
+    return history
 
 
 @torch.no_grad()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engramlib import language
-from engramlib.lab.training import hash_of, identity
-from engramlib.lab.training.classifier import _bar, _Checkpoint
+from engramlib.lab.training import loop
+from engramlib.lab.training.loop import History, hash_of
 from engramlib.lab.training.precision import arithmetic
 
 if TYPE_CHECKING:
@@ -27,14 +25,6 @@ if TYPE_CHECKING:
 Item = str | tuple[str, str]
 SCHEDULES = ("cosine", "linear", "constant")
 POOL = 16  # batches whose items are sorted by length among themselves
-
-
-@dataclass
-class History:
-    """What training showed. `loss`: mean over each epoch's batches, in nats per token that counts."""
-
-    loss: list[float] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def train(
@@ -74,56 +64,51 @@ def train(
     Works on the model's device and leaves the model in eval mode. Raises `ValueError` for an item longer than the
     model's context, and `FloatingPointError` where the loss stops being a number.
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr), ("clip", clip)):
-        if not value > 0:
-            raise ValueError(f"train: {name} must be positive, got {value}.")
+    loop.positive("train", epochs=epochs, batch_size=batch_size, lr=lr, clip=clip)
     if schedule not in SCHEDULES:
         raise ValueError(f"train: schedule must be one of {SCHEDULES}, got {schedule!r}.")
     if not 0 <= warmup < 1:
         raise ValueError(f"train: warmup is a share of the steps, in [0, 1), got {warmup}.")
     items = list(items)
     feed = _feed(model, tokenizer, items, batch_size, pack)
-    device = next(model.parameters()).device
+    device, history = next(model.parameters()).device, History()
     weights = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay)
     shape = _shape(schedule, max(1, round(warmup * epochs * feed.steps)), epochs * feed.steps)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, shape)
-    history, total, started = History(), torch.zeros((), device=device), time.perf_counter()
-    order = torch.Generator().manual_seed(seed)
-    asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "schedule": schedule, "pack": pack}
-    asked |= {"warmup": warmup, "weight_decay": weight_decay, "clip": clip, "mixed": mixed, "items": fingerprint(items)}
-    if checkpoint is not None:
-        asked["tokens"] = hash_of(*(tensor for row in feed.rows for tensor in row))
-        asked |= identity(model)
-    saved = _Checkpoint(checkpoint, asked, model, optimiser, scheduler, order, history, who="train")
-    saved.load()
-    before, begun = history.seconds, len(history.loss)
 
-    devices = [device] if device.type == "cuda" else []
-    plain = _plain_attention(model, mixed and device.type == "cpu")
-    with torch.random.fork_rng(devices=devices), plain, arithmetic(device):
-        bar = _bar(feed.epochs(epochs - begun, order), (epochs - begun) * feed.steps, progress)
-        model.train()
-        for step, (ids, labels) in enumerate(bar):
-            if step % feed.steps == 0:
-                torch.manual_seed(seed + 7919 * (begun + step // feed.steps))  # dropout, the same after a resume
-            with arithmetic(device, mixed=mixed):
-                loss = next_token_loss(model, ids.to(device), labels.to(device))
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, clip)
-            optimiser.step()
-            scheduler.step()
-            total += loss.detach()
-            if (step + 1) % feed.steps == 0:
-                _close_epoch(history, float(total) / feed.steps)
-                bar.set_postfix_str(f"epoch {len(history.loss)}: loss {history.loss[-1]:.3f}", refresh=False)
-                total.zero_()
-                history.seconds = before + time.perf_counter() - started
-                saved.write()
-                if after_epoch is not None:
-                    after_epoch(history)
-    model.eval()
+    def step(batch: Row) -> tuple[Tensor, Tensor]:
+        with arithmetic(device, mixed=mixed):
+            loss = next_token_loss(model, batch[0].to(device), batch[1].to(device))
+        return loss, loss
+
+    def close(means: list[float]) -> str:
+        history.loss += means
+        return f"loss {means[0]:.3f}"
+
+    def asked() -> dict[str, object]:
+        found = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "schedule": schedule, "pack": pack}
+        found |= {"warmup": warmup, "weight_decay": weight_decay, "clip": clip, "mixed": mixed}
+        return found | {"items": fingerprint(items), "tokens": hash_of(*(t for row in feed.rows for t in row))}
+
+    loop.loop(
+        model,
+        history,
+        who="train",
+        epochs=epochs,
+        steps=feed.steps,
+        seed=seed,
+        batches=feed.epochs,
+        step=step,
+        close=close,
+        optimiser=optimiser,
+        schedule=torch.optim.lr_scheduler.LambdaLR(optimiser, shape),
+        clip=clip,
+        within=_plain_attention(model, mixed and device.type == "cpu"),
+        checkpoint=checkpoint,
+        asked=asked,
+        progress=progress,
+        after_epoch=after_epoch,
+    )
     return history
 
 
@@ -217,9 +202,3 @@ def _shape(schedule: str, warmup: int, steps: int):
         return {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[schedule]
 
     return factor
-
-
-def _close_epoch(history: History, loss: float) -> None:
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"train: the loss became {loss} in epoch {len(history.loss) + 1}. Lower lr.")
-    history.loss.append(loss)

@@ -7,7 +7,7 @@ from torch import nn
 from engramlib.lab import training
 from engramlib.lab.data import ImageData, Split, digits
 from engramlib.lab.models import mlp, resnet
-from engramlib.lab.training import accuracy, class_accuracy, classifier, predict, train_classifier
+from engramlib.lab.training import accuracy, class_accuracy, loop, predict, train_classifier
 
 HOW = {"lr": 2e-3, "batch_size": 64}
 
@@ -100,17 +100,17 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(tmp_path, monkeypatch
     class CutOff(Exception):
         pass
 
-    write = classifier._Checkpoint.write
+    write = loop._Checkpoint.write
 
     def write_then_stop(self):
         write(self)
         if len(self.history.loss) == 2:
             raise CutOff
 
-    monkeypatch.setattr(classifier._Checkpoint, "write", write_then_stop)
+    monkeypatch.setattr(loop._Checkpoint, "write", write_then_stop)
     with pytest.raises(CutOff):
         train_classifier(small(), data, checkpoint=file, **PHOTOS)
-    monkeypatch.setattr(classifier._Checkpoint, "write", write)
+    monkeypatch.setattr(loop._Checkpoint, "write", write)
     resumed = small()
     after = train_classifier(resumed, data, checkpoint=file, **PHOTOS)
     assert after.loss == history.loss and after.val_accuracy == history.val_accuracy
