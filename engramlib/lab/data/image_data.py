@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 
@@ -43,21 +44,22 @@ class Split:
         return Split(self.x[rows], self.y[rows])
 
 
-@dataclass(frozen=True)
-class ImageData:
-    """Images with labels, split three ways.
+T = TypeVar("T")
 
-    `x` is N x channels x height x width in [0, 1], or N x d after `flat()`. `image_shape` stays, so that a
-    flat image can still be drawn. Fit on `train`, choose settings on `val`, report `test`.
+
+@dataclass(frozen=True)
+class Splits(Generic[T]):
+    """Classified images, split three ways. Fit on `train`, choose settings on `val`, report `test`.
+
     Where the classes form groups, `superclasses` names the groups and `superclass_of[c]` is the group of class c.
     """
 
     name: str
     classes: Sequence[str]
     image_shape: tuple[int, int, int]
-    train: Split
-    val: Split
-    test: Split
+    train: T
+    val: T
+    test: T
     superclasses: Sequence[str] = ()
     superclass_of: Sequence[int] = ()
 
@@ -65,13 +67,20 @@ class ImageData:
     def n_classes(self) -> int:
         return len(self.classes)
 
-    def split(self, name: str | Split) -> Split:
-        """The split called `name`; a `Split` passes through."""
-        if isinstance(name, Split):
+    def split(self, name: str | T) -> T:
+        """The split called `name`; a split passes through."""
+        if not isinstance(name, str):
             return name
         if name not in SPLITS:
             raise ValueError(f"{self.name} has no split {name!r}; choose from {', '.join(SPLITS)}.")
         return getattr(self, name)
+
+
+@dataclass(frozen=True)
+class ImageData(Splits[Split]):
+    """Images in memory. `x` is N x channels x height x width in [0, 1], or N x d after `flat()`; `image_shape` stays,
+    so that a flat image can still be drawn.
+    """
 
     def batches(self, split: str | Split = "train", size: int = 256) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """`(x, y)` batches in order. A list of views: it has a length and can be run through twice."""

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from engramlib.lab.data._folders import folders as search_folders
-from engramlib.lab.data.image_data import SPLITS, DatasetUnavailable
+from engramlib.lab.data.image_data import DatasetUnavailable, Splits
 
 GROUP = 20  # classes in a group: 1,000 classes in 50 groups, Fig. 12
 VAL_PER_CLASS = 50
@@ -53,29 +53,8 @@ class LazySplit(Dataset):
 
 
 @dataclass(frozen=True)
-class LazyImageData:
+class LazyImageData(Splits[LazySplit]):
     """As `ImageData`, but its splits are read from disk batch by batch."""
-
-    name: str
-    classes: Sequence[str]
-    image_shape: tuple[int, int, int]
-    train: LazySplit
-    val: LazySplit
-    test: LazySplit
-    superclasses: Sequence[str] = ()
-    superclass_of: Sequence[int] = ()
-
-    @property
-    def n_classes(self) -> int:
-        return len(self.classes)
-
-    def split(self, name: str | LazySplit) -> LazySplit:
-        """The split called `name`; a `LazySplit` passes through."""
-        if isinstance(name, LazySplit):
-            return name
-        if name not in SPLITS:
-            raise ValueError(f"{self.name} has no split {name!r}; choose from {', '.join(SPLITS)}.")
-        return getattr(self, name)
 
     def batches(self, split: str | LazySplit = "train", size: int = 64, *, workers: int = 0) -> DataLoader:
         """`(x, y)` batches in order, read as they are asked for: PyTorch's `DataLoader` of the split.

@@ -20,33 +20,31 @@ import engramlib as el
 from engramlib.lab.data import AttributeData, AttributeSplit, FaceData
 from engramlib.lab.models import WAE, wae
 from engramlib.lab.records.runs import Row
+from engramlib.lab.studies import recording
 from engramlib.lab.training.autoencoder import reconstruct, train_autoencoder
 
 Draw = Callable[[Tensor], Tensor]  # images in, pictures out
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(recording.Settings):
     """Everything that decides the numbers, except the seed."""
 
     widths: tuple[int, ...]
     latent: int
-    epochs: int
-    lr: float
     batch_size: int = 16
     rcond: float = 1e-3
 
 
-LAPTOP = Settings((24, 48, 64), latent=64, epochs=8, lr=4e-3)  # 24 x 24; chosen on validation faces
-PAPER = Settings((32, 64, 128), latent=64, epochs=20, lr=2e-3, batch_size=32)  # 64 x 64
+LAPTOP = Settings(widths=(24, 48, 64), latent=64, epochs=8, lr=4e-3)  # 24 x 24; chosen on validation faces
+PAPER = Settings(widths=(32, 64, 128), latent=64, epochs=20, lr=2e-3, batch_size=32)  # 64 x 64
 
 
 def train(data: AttributeData, settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> WAE:
     """The Wasserstein autoencoder of `settings` on `data.train`; a decoder at zero draws the mean training image."""
     x = data.train.x
     model = wae(data.image_shape, settings.widths, latent=settings.latent, mean=x.mean(0), seed=seed).to(device)
-    how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
-    train_autoencoder(model, x, **how, seed=seed)
+    train_autoencoder(model, x, **settings.training, seed=seed)
     return model
 
 

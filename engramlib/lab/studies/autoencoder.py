@@ -1,6 +1,6 @@
 """An autoencoder forgets one digit at a time (Fig. 5): chapter 12, and the recorded MNIST run.
 
-    python -m engramlib.lab.studies.autoencoder --record    # MNIST, three seeds; resumes if it was cut off
+    python -m engramlib.lab.studies autoencoder --record    # MNIST, three seeds; resumes if it was cut off
 
 Every function returns flat rows, one for each (erased class, tested class, split):
 
@@ -25,20 +25,18 @@ from engramlib.lab.models import ConvAutoencoder, conv_autoencoder
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
-from engramlib.lab.studies.classwise import mean_sd_lines, own_and_others
+from engramlib.lab.studies.classwise import mean_sd_lines, moments_by_class, own_and_others
 from engramlib.lab.training.autoencoder import reconstruct, reconstruction_error, train_autoencoder
 from engramlib.lab.unlearning.controls import random_subspace, same_norm
 
 ALL, ENCODER = "all", "encoder"
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(recording.Settings):
     """Everything that decides the numbers, except the seed. `per_class`: images a class of each split; None = all."""
 
     widths: tuple[int, ...]
-    epochs: int
-    lr: float
     batch_size: int = 32
     rcond: float = 1e-3
     lams: tuple[float, ...] = (1.0, 3.0, 10.0)
@@ -48,8 +46,8 @@ class Settings:
 
 
 # The paper gives the depth and the data; the rest is ours, chosen on validation images.
-DIGITS = Settings((16, 32, 64), epochs=20, lr=1e-2, alphas=(1.0, 2.0))
-MNIST = Settings((16, 32, 64), epochs=3, lr=6e-3, per_class={"train": 2000, "val": 100, "test": 300})
+DIGITS = Settings(widths=(16, 32, 64), epochs=20, lr=1e-2, alphas=(1.0, 2.0))
+MNIST = Settings(widths=(16, 32, 64), epochs=3, lr=6e-3, per_class={"train": 2000, "val": 100, "test": 300})
 
 
 def sized(data: ImageData, settings: Settings) -> ImageData:
@@ -62,15 +60,8 @@ def sized(data: ImageData, settings: Settings) -> ImageData:
 def train(data: ImageData, settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> ConvAutoencoder:
     """The autoencoder of `settings`, trained on `data.train`. `seed` fixes the weights and the order of the batches."""
     model = conv_autoencoder(data.image_shape, settings.widths, seed=seed).to(device)
-    how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
-    train_autoencoder(model, data.train.x, **how, seed=seed)
+    train_autoencoder(model, data.train.x, **settings.training, seed=seed)
     return model
-
-
-def moments_by_class(model: nn.Module, split: Split) -> dict[int, el.Moments]:
-    """What each layer saw of each class of `split`, in one pass."""
-    batches = list(zip(split.x.split(512), split.y.split(512), strict=True))
-    return el.collect_by_concept(model, batches, lambda batch: batch[1])
 
 
 def part(model: ConvAutoencoder, engram: el.Engram, layers: str) -> el.Engram:

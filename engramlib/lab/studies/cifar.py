@@ -1,27 +1,28 @@
 """CIFAR-10: residual networks trained once and kept, then erased, compared and doubted (chapters 08 and 09).
 
-    python -m engramlib.lab.studies.cifar train  --network resnet10     # in the background: hours on two cores
-    python -m engramlib.lab.studies.cifar record --network resnet10     # data/runs/cifar10-resnet10.json
+    python -m engramlib.lab.studies cifar --network resnet10             # in the background: hours on two cores
+    python -m engramlib.lab.studies cifar --network resnet10 --record    # data/runs/cifar10-resnet10.json
 
 Training writes a checkpoint after every epoch, recording a part after every seed and study: both resume.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from torch import Tensor, nn
+from torch import nn
 
 import engramlib as el
 from engramlib.lab import metrics, models, training
 from engramlib.lab.data import ImageData, cifar10
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
+from engramlib.lab.studies import recording
 from engramlib.lab.studies import unlearning as comparison
+from engramlib.lab.studies.classwise import moments_by_class
 from engramlib.lab.training import PHOTOS, Recipe
 from engramlib.lab.unlearning import vision as unlearning
 from engramlib.lab.unlearning.vision.engrams import LAYERS, last_layers, refit_statistics
@@ -284,14 +285,13 @@ def _in_part(network: Network, data: ImageData, model: nn.Module, seed: int) -> 
 
 
 def _moments(problem: unlearning.Problem) -> dict[int, el.Moments]:
-    return el.collect_by_concept(problem.model, problem.data.batches("train", 128), lambda batch: batch[1])
+    return moments_by_class(problem.model, problem.data.train, batch_size=128)
 
 
 def _class_accuracy(problem: unlearning.Problem, model: nn.Module) -> list[float]:
-    """Accuracy on the test images of each class."""
-    y: Tensor = problem.data.test.y
-    right = (problem.logits(model, problem.data.test.x).argmax(1) == y.cpu()).double()
-    return [float(right[y.cpu() == c].mean()) for c in range(problem.data.n_classes)]
+    """Accuracy on the test images of each class, in the arithmetic of the problem."""
+    x, y = problem.data.test.x, problem.data.test.y.cpu()
+    return training.by_class(problem.logits(model, x).argmax(1) == y, y, problem.data.n_classes).tolist()
 
 
 # ------------------------------------------------------------------------------------------------ command line
@@ -310,16 +310,16 @@ def record(network: Network, data: ImageData, *, seeds: int, overwrite: bool, re
         overwrite=overwrite,
         restart=restart,
     )
-    with run as recording:
+    with run as recorder:
         for study in STUDIES[network.name]:
-            for seed in recording.seeds:
-                if recording.done(study=study, seed=seed):
+            for seed in recorder.seeds:
+                if recorder.done(study=study, seed=seed):
                     continue
                 if study == "unlearning":
-                    rows = compare(network, data, seed, _chosen(recording.rows))
+                    rows = compare(network, data, seed, _chosen(recorder.rows))
                 else:
                     rows = PARTS[study](network, data, seed)
-                recording.add(rows, study=study, seed=seed)
+                recorder.add(rows, study=study, seed=seed)
 
 
 def _chosen(rows: Sequence[Row]) -> dict[str, dict]:
@@ -328,16 +328,12 @@ def _chosen(rows: Sequence[Row]) -> dict[str, dict]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m engramlib.lab.studies.cifar", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["train", "record"])
-    parser.add_argument("--network", choices=NETWORKS, default="resnet10")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--base-only", action="store_true", help="do not train the networks without the forget class")
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished recorded run")
-    parser.add_argument("--restart", action="store_true", help="do not resume a recording that was cut off")
-    args = parser.parse_args(argv)
+    options = recording.parser("cifar", __doc__, "cifar10-<network>", seeds=3)
+    options.add_argument("--network", choices=NETWORKS, default="resnet10")
+    options.add_argument("--base-only", action="store_true", help="do not train the networks without the forget class")
+    args = options.parse_args(argv)
     data, network = cifar10(), NETWORKS[args.network]
-    if args.command == "record":
+    if args.record:
         record(network, data, seeds=args.seeds, overwrite=args.overwrite, restart=args.restart)
         return 0
     for seed in range(args.seeds):

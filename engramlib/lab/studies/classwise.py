@@ -1,6 +1,7 @@
-"""Averages of class-wise rows: one class erased, another tested. Every study of erased classes ends here.
+"""Studies of erased classes: the moments they begin with, and the averages of class-wise rows they end with.
 
-A row has `study`, `seed`, `split`, `erased`, `tested`, `before`, `after` and the settings that led to it.
+A row is one class erased, another tested: it has `study`, `seed`, `split`, `erased`, `tested`, `before`, `after` and
+the settings that led to it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,23 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 import torch
+from torch import nn
 
+import engramlib as el
+from engramlib.lab.data import Split
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
 
 BY = ("lam", "alpha")
+
+
+def moments_by_class(
+    model: nn.Module, split: Split, *, batch_size: int = 512, flat: bool = False, **how: object
+) -> dict[int, el.Moments]:
+    """What each layer saw of each class of `split`, in one pass. `flat`: an image is a row; `how`: see `el.collect`."""
+    x = split.x.flatten(1) if flat else split.x
+    batches = list(zip(x.split(batch_size), split.y.split(batch_size), strict=True))
+    return el.collect_by_concept(model, batches, lambda batch: batch[1], **how)
 
 
 def effects(rows: Iterable[Row], by: Sequence[str] = BY) -> list[Row]:

@@ -1,6 +1,6 @@
 """A convolutional network forgets one class at a time (Fig. 4): chapter 08, and its recorded run, 10 to 100 classes.
 
-    python -m engramlib.lab.studies.convnet --record        # shapes, three seeds; resumes if it was cut off
+    python -m engramlib.lab.studies convnet --record        # shapes, three seeds; resumes if it was cut off
 
 Every function returns flat rows, one for each (erased class, tested class, split), which `effects`, `over_seeds`
 and `matrix` of `studies.classwise` average:
@@ -36,15 +36,13 @@ from engramlib.lab.unlearning.vision.engrams import last_layers, refit_statistic
 NORMS = ("frozen", "refitted", "folded")  # what may happen to BatchNorm's statistics
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(recording.Settings):
     """Everything that decides the numbers, except the seed and the data."""
 
     widths: tuple[int, ...] = (16, 32)
     epochs: int = 8
     lr: float = 6e-3
-    batch_size: int = 64
-    rcond: float = 1e-4  # the paper's is 1e-6; see `Problem.rcond`
     refit_images: int = 40  # kept images a class from which running statistics are estimated anew
     parts: tuple[int, ...] = (5, 20)  # moments of the first so many images a class are kept apart
 
@@ -148,8 +146,7 @@ def trained(data: ImageData, seed: int, settings: Settings = Settings()) -> Subj
     """A residual network of `settings`, trained on `data.train`. `seed`: first weights and order of the batches."""
     model = models.resnet(settings.widths, n_classes=data.n_classes, seed=seed)
     model.to(memory_format=torch.channels_last)  # the same network, a tenth faster on a CPU
-    how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
-    train_classifier(model, data, **how, seed=seed, recipe=Recipe(schedule="onecycle"), validate=False)
+    train_classifier(model, data, **settings.training, seed=seed, recipe=Recipe(schedule="onecycle"), validate=False)
     return Subject(model, data, seed, settings)
 
 

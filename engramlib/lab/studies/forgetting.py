@@ -1,10 +1,10 @@
 """Every way to make a language model forget its authors, on the same models: chapters 13 and 14, and the recorded runs.
 
-    python -m engramlib.lab.studies.forgetting --record                # generated authors, three seeds
-    python -m engramlib.lab.studies.forgetting --record --places       # which layers, and which W0
-    python -m engramlib.lab.studies.forgetting --record --data tofu    # real TOFU, after studies.language train
-    python -m engramlib.lab.studies.forgetting --record --data tofu --second-round
-    python -m engramlib.lab.studies.forgetting --record --data tofu --shares
+    python -m engramlib.lab.studies forgetting --record                # generated authors, three seeds
+    python -m engramlib.lab.studies forgetting --record --places       # which layers, and which W0
+    python -m engramlib.lab.studies forgetting --record --data tofu    # real TOFU, after `trained`
+    python -m engramlib.lab.studies forgetting --record --data tofu --second-round
+    python -m engramlib.lab.studies forgetting --record --data tofu --shares
 
 Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Five
 studies: the first three in `<data>-forgetting` and `<data>-second-round`, "places" (with its "tuning") in
@@ -34,7 +34,7 @@ from engramlib.lab.metrics import share_taken
 from engramlib.lab.metrics import tofu as benchmark
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
-from engramlib.lab.studies import language as trained
+from engramlib.lab.studies import trained
 from engramlib.lab.studies.recording import device, parser
 from engramlib.lab.unlearning import text as unlearning
 from engramlib.lab.unlearning.method import Settings
@@ -44,7 +44,7 @@ from engramlib.lab.unlearning.text.problem import HOLDOUT
 
 @dataclass(frozen=True)
 class Setting:
-    """What is forgotten, and what the methods are given. `problem`: arguments of `unlearning.language.Problem`.
+    """What is forgotten, and what the methods are given. `problem`: arguments of `unlearning.text.Problem`.
 
     `entrants`: the rows of the recorded table, by their names in `ENTRANTS`; None = all.
     """

@@ -1,6 +1,6 @@
 """A multilayer perceptron forgets one class at a time (Fig. 11): chapter 07, and the recorded MNIST run.
 
-    python -m engramlib.lab.studies.mlp --record            # MNIST, five seeds; resumes if it was cut off
+    python -m engramlib.lab.studies mlp --record            # MNIST, five seeds; resumes if it was cut off
 
 Every function returns flat rows, one for each (erased class, tested class, split):
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -23,22 +24,19 @@ from engramlib.lab.data import ImageData, Split, digits, mnist
 from engramlib.lab.models import mlp
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
-from engramlib.lab.studies import recording
+from engramlib.lab.studies import classwise, recording
 from engramlib.lab.studies.classwise import over_seeds
 from engramlib.lab.training import class_accuracy, train_classifier
 from engramlib.lab.unlearning.controls import mask_class, random_subspace, same_norm
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(recording.Settings):
     """Everything that decides the numbers, except the seed. `bias`: "keep" or "absorb", as in `el.collect`."""
 
     sizes: tuple[int, ...]
     model_bias: bool
     bias: str
-    epochs: int
-    lr: float
-    batch_size: int
     rcond: float = 1e-6  # the paper's cut
     lams: tuple[float, ...] = (1.0, 3.0, 10.0)
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
@@ -47,10 +45,10 @@ class Settings:
 
 
 # The paper's network. Nothing is known to us about how it was trained; these reach its accuracy.
-MNIST = Settings((784, 500, 100, 10), model_bias=False, bias="keep", epochs=10, lr=1e-3, batch_size=128)
+MNIST = Settings(sizes=(784, 500, 100, 10), model_bias=False, bias="keep", epochs=10, lr=1e-3, batch_size=128)
 # A thousand images do not fill 64 pixels evenly: a wider cut keeps rarely used directions out of the engram.
 DIGITS = Settings(
-    (64, 256, 256, 10),
+    sizes=(64, 256, 256, 10),
     model_bias=True,
     bias="absorb",
     epochs=20,
@@ -64,15 +62,12 @@ DIGITS = Settings(
 def train(data: ImageData, settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> nn.Sequential:
     """The network of `settings`, trained on `data.train`. `seed` fixes the weights and the order of the batches."""
     model = mlp(settings.sizes, bias=settings.model_bias, seed=seed).to(device)
-    how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
-    train_classifier(model, data.flat(), **how, seed=seed, validate=False)
+    train_classifier(model, data.flat(), **settings.training, seed=seed, validate=False)
     return model
 
 
-def moments_by_class(model: nn.Module, split: Split, *, bias: str) -> dict[int, el.Moments]:
-    """What each layer saw of each class of `split`, in one pass."""
-    batches = list(zip(split.x.flatten(1).split(1024), split.y.split(1024), strict=True))
-    return el.collect_by_concept(model, batches, lambda batch: batch[1], bias=bias)
+# What each layer saw of each class of a split.
+moments_by_class = partial(classwise.moments_by_class, batch_size=1024, flat=True)
 
 
 def frontier(

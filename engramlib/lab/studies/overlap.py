@@ -1,6 +1,6 @@
 """Who else suffers when one class goes (Figs. 13, 14): chapter 10, and the recorded run on generated shapes.
 
-    python -m engramlib.lab.studies.overlap --record        # a hundred classes, and the recolouring; resumes
+    python -m engramlib.lab.studies overlap --record        # a hundred classes, and the recolouring; resumes
 
 Matrices are n x n: row = the class erased, column = the class tested. A drop is positive where something was lost.
 """
@@ -22,8 +22,9 @@ from engramlib.lab.data import ImageData, Split, shapes
 from engramlib.lab.models import resnet
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
-from engramlib.lab.studies import recording
-from engramlib.lab.training import Recipe, predict, train_classifier
+from engramlib.lab.studies import classwise, recording
+from engramlib.lab.training import Recipe, by_class, predict, train_classifier
+from engramlib.lab.training.modes import evaluating
 from engramlib.lab.unlearning.vision import Problem
 from engramlib.lab.unlearning.vision.engrams import refit_statistics
 from engramlib.layers import supported_layers
@@ -31,8 +32,8 @@ from engramlib.layers import supported_layers
 READ_OUTS = ("accuracy", "survivors", "margin")
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(recording.Settings):
     """What decides the numbers, except the seed. Adam with one cycle that peaks at `lr`."""
 
     n_super: int = 5
@@ -41,12 +42,10 @@ class Settings:
     widths: tuple[int, ...] = (8, 16, 32)
     epochs: int = 8
     lr: float = 1e-2
-    batch_size: int = 64
-    rcond: float = 1e-4
 
 
 LAPTOP = Settings()
-HUNDRED = Settings(10, 10, per_class=100, widths=(16, 32, 64))
+HUNDRED = Settings(n_super=10, n_sub=10, per_class=100, widths=(16, 32, 64))
 
 
 def data_of(settings: Settings) -> ImageData:
@@ -56,15 +55,12 @@ def data_of(settings: Settings) -> ImageData:
 def train(data: ImageData, settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> nn.Module:
     """The residual network of `settings`. `seed` fixes the weights and the order of the images."""
     model = resnet(settings.widths, n_classes=data.n_classes, seed=seed).to(device)
-    how = {"epochs": settings.epochs, "lr": settings.lr, "batch_size": settings.batch_size}
-    train_classifier(model, data, **how, seed=seed, recipe=Recipe(schedule="onecycle"), validate=False)
+    train_classifier(model, data, **settings.training, seed=seed, recipe=Recipe(schedule="onecycle"), validate=False)
     return model
 
 
-def moments_by_class(model: nn.Module, split: Split) -> dict[int, el.Moments]:
-    """What each layer saw of each class; summed in float32, which is enough for a cut of 1e-4."""
-    batches = list(zip(split.x.split(256), split.y.split(256), strict=True))
-    return el.collect_by_concept(model, batches, lambda batch: batch[1], dtype=torch.float32)
+# What each layer saw of each class; summed in float32, which is enough for a cut of 1e-4.
+moments_by_class = partial(classwise.moments_by_class, batch_size=256, dtype=torch.float32)
 
 
 # ---------------------------------------------------------------------------------------------------- kinds of pairs
@@ -103,8 +99,8 @@ def same_superclass(superclass_of: Sequence[int]) -> Tensor:
 def logits(model: nn.Module, x: Tensor) -> Tensor:
     """The outputs in evaluation mode, float32 on the CPU."""
     device = next(model.parameters()).device
-    model.eval()
-    return torch.cat([model(part.to(device)).float().cpu() for part in x.split(128)])
+    with evaluating(model):
+        return torch.cat([model(part.to(device)).float().cpu() for part in x.split(128)])
 
 
 def erase_each(
@@ -133,12 +129,6 @@ def forbid(outputs: Tensor, classes: int | Sequence[int]) -> Tensor:
     outputs = outputs.clone()
     outputs[:, classes] = -torch.inf
     return outputs
-
-
-def by_class(values: Tensor, y: Tensor, n: int) -> Tensor:
-    """Mean of one value an image within each class, [n]."""
-    values = values.double()
-    return torch.zeros(n, dtype=values.dtype).index_add_(0, y, values) / torch.bincount(y, minlength=n)
 
 
 def accuracy(outputs: Tensor, y: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """The command line of every study that can be recorded, and the loop that resumes.
 
-python -m engramlib.lab.studies.<name> [--data ...] [--seeds N] [--record [--overwrite] [--restart]]
+python -m engramlib.lab.studies NAME [--data ...] [--seeds N] [--record [--overwrite] [--restart]]
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,6 +18,21 @@ from engramlib.lab.records.runs import Row
 Summary = dict[str, list[Row]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every study of trained networks decides beside the seed: the training, and the cut. A study adds its own."""
+
+    epochs: int
+    lr: float
+    batch_size: int = 64
+    rcond: float = 1e-4
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Arguments of `train_classifier` and its kin."""
+        return {"epochs": self.epochs, "lr": self.lr, "batch_size": self.batch_size}
+
+
 def device() -> str:
     """What a study runs on."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -25,7 +40,7 @@ def device() -> str:
 
 def parser(study: str, doc: str, writes: str, *, seeds: int | None = None) -> argparse.ArgumentParser:
     """The options of all studies; `seeds` None = the study fixes them. `writes`: the name of the recorded run."""
-    options = argparse.ArgumentParser(prog=f"python -m engramlib.lab.studies.{study}", description=doc.splitlines()[0])
+    options = argparse.ArgumentParser(prog=f"python -m engramlib.lab.studies {study}", description=doc.splitlines()[0])
     if seeds is not None:
         options.add_argument("--seeds", type=int, default=seeds, help="how many, starting at 0")
     options.add_argument("--record", action="store_true", help=f"write data/runs/{writes}.json")

@@ -5,7 +5,7 @@
     rows = transformer.erase(model, engrams, data, seed=0)   # one row a group erased and a group tested
 
 Rows fit `effects`, `over_seeds` and `matrix` of `studies.classwise`. For those who have the images
-`python -m engramlib.lab.studies.transformer --record` erases 50 groups from ViT-B/16 on ImageNet, and writes
+`python -m engramlib.lab.studies transformer --record` erases 50 groups from ViT-B/16 on ImageNet, and writes
 data/runs/vit-imagenet.json.
 """
 
@@ -25,7 +25,7 @@ from engramlib.lab.models import from_torchvision, vit
 from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
 from engramlib.lab.studies.classwise import effects
-from engramlib.lab.training import Recipe, train_classifier
+from engramlib.lab.training import Recipe, by_class, predict, train_classifier
 from engramlib.layers import find_layers
 from engramlib.running import evaluating
 
@@ -44,8 +44,8 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(recording.Settings):
     """Everything that decides the numbers, except the seed."""
 
     n_super: int = 8
@@ -57,14 +57,11 @@ class Settings:
     mlp_dim: int = 96
     epochs: int = 12
     lr: float = 4e-3
-    batch_size: int = 64
     rcond: float = 1e-4  # chosen on validation images; between the paper's 1e-6 and 1e-3 little changes here
 
     @property
     def training(self) -> dict[str, object]:
-        """The arguments of `train_classifier`, except the seed."""
-        how = {"epochs": self.epochs, "lr": self.lr, "batch_size": self.batch_size}
-        return how | {"recipe": Recipe(schedule="onecycle")}
+        return super().training | {"recipe": Recipe(schedule="onecycle")}
 
 
 SHAPES = Settings()
@@ -96,22 +93,11 @@ def train(data: ImageData, settings: Settings, seed: int, *, device: str | torch
 # ------------------------------------------------------------------------------------------------ measuring
 
 
-@torch.no_grad()
 def class_accuracy(model: nn.Module, data: Data, split: str = "test") -> Tensor:
     """Share of right answers for each class, [n_classes]. Reads batch by batch, so that ImageNet fits."""
-    right, seen = (torch.zeros(data.n_classes, dtype=torch.float64) for _ in range(2))
-    device = next(model.parameters()).device
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        for x, y in data.batches(split, 512):
-            hits = (model(x.to(device)).argmax(1).cpu() == y.cpu()).double()
-            right.index_add_(0, y.cpu(), hits)
-            seen.index_add_(0, y.cpu(), torch.ones_like(hits))
-    finally:
-        for module, flag in training.items():
-            module.training = flag
-    return right / seen
+    found = [(predict(model, x), y.cpu()) for x, y in data.batches(split, 512)]
+    answers, y = (torch.cat(part) for part in zip(*found, strict=True))
+    return by_class(answers == y, y, data.n_classes)
 
 
 def by_group(per_class: Tensor, data: Data) -> Tensor:

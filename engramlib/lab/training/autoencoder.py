@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from engramlib.lab.training import loop
-from engramlib.running import evaluating
+from engramlib.lab.training.classifier import by_class
+from engramlib.lab.training.modes import evaluating
 
 
 @dataclass
@@ -130,5 +131,4 @@ def reconstruction_error(
         raise ValueError(f"reconstruction_error: x has {len(x)} rows but y has {len(y)} labels; they must match.")
     y = y.cpu()
     n_classes = int(y.max()) + 1 if n_classes is None else n_classes
-    total = torch.zeros(n_classes, dtype=torch.float64).index_add_(0, y, errors)
-    return total / torch.bincount(y, minlength=n_classes)
+    return by_class(errors, y, n_classes)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from engramlib.lab.data import ImageData
 from engramlib.lab.training import loop
 from engramlib.lab.training.loop import hash_of
+from engramlib.lab.training.modes import evaluating
 from engramlib.lab.training.precision import arithmetic
-from engramlib.running import evaluating
 
 
 @dataclass
@@ -187,6 +187,10 @@ def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
 def class_accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor, n_classes: int) -> torch.Tensor:
     """Accuracy within each class, [n_classes]; NaN for a class that `y` does not contain."""
     y = y.cpu()
-    right = (predict(model, x) == y).double()
-    hits = torch.zeros(n_classes, dtype=torch.float64).index_add_(0, y, right)
-    return hits / torch.bincount(y, minlength=n_classes)
+    return by_class(predict(model, x) == y, y, n_classes)
+
+
+def by_class(values: torch.Tensor, y: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Mean of `values` within each class, [n_classes], float64; NaN for a class that `y` does not contain."""
+    total = torch.zeros(n_classes, dtype=torch.float64).index_add_(0, y, values.double())
+    return total / torch.bincount(y, minlength=n_classes)

@@ -39,7 +39,7 @@ class Method:
     `tune` tries: `TRIES` of them, or one where there is nothing to tune. How long to train is a setting like the
     others: `epochs` stands in the grid of every method that trains, and takes the place of the problem's. The grids for
     images were laid out on validation images of `digits` and `shapes`, those for language on a rehearsal (see
-    `unlearning.language`).
+    `unlearning.text`).
     """
 
     name: str

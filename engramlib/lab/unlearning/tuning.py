@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from engramlib._progress import track
+from engramlib.lab.training.modes import evaluating
 from engramlib.lab.unlearning.base import BaseProblem
 from engramlib.lab.unlearning.method import Method, Settings
 from engramlib.lab.unlearning.passes import reading
@@ -151,12 +152,8 @@ def _try(method: Method, problem: BaseProblem, settings: Settings) -> tuple[Row,
 
 
 def _of_the_original(problem: BaseProblem) -> tuple[float, float]:
-    training = {module: module.training for module in problem.model.modules()}
-    try:
+    with evaluating(problem.model):
         return problem.accuracies(problem.model)
-    finally:
-        for module, flag in training.items():
-            module.training = flag
 
 
 def _method(method: Method | str, problem: BaseProblem) -> Method:

@@ -111,7 +111,7 @@ def people():
 
 @pytest.fixture(scope="module")
 def painter(people):
-    return attributes.train(people, attributes.Settings((12, 24), latent=24, epochs=6, lr=6e-3), seed=0)
+    return attributes.train(people, attributes.Settings(widths=(12, 24), latent=24, epochs=6, lr=6e-3), seed=0)
 
 
 def test_moments_of_attributes_come_from_one_pass(painter, people):

@@ -8,7 +8,7 @@ from engramlib.lab import models
 from engramlib.lab.data import authors
 from engramlib.lab.records import runs
 from engramlib.lab.studies import forgetting as study
-from engramlib.lab.studies import language as trained
+from engramlib.lab.studies import trained
 from engramlib.lab.training import language as language_training
 
 pytest.importorskip("transformers")
@@ -173,5 +173,5 @@ def test_a_recording_resumes_after_the_last_entrant(lab, setting, monkeypatch):
 
 def test_models_that_are_not_trained_are_an_error_that_says_how(monkeypatch, tmp_path):
     monkeypatch.setenv("ENGRAM_CHECKPOINTS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="studies.language train --data tofu"):
+    with pytest.raises(FileNotFoundError, match="studies trained --record --data tofu"):
         study.case("tofu", 0, data=authors(20, per_author=1))

@@ -8,7 +8,7 @@ from engramlib.lab.records import runs
 from engramlib.lab.studies import overlap as study
 from engramlib.lab.training import class_accuracy
 
-TINY = study.Settings(3, 4, per_class=20, widths=(4, 8), epochs=2)
+TINY = study.Settings(n_super=3, n_sub=4, per_class=20, widths=(4, 8), epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_recolouring_touches_the_green_of_the_chosen_shapes_only(data):
 
 
 def test_recorded_studies_run_and_average():
-    tiny = study.Settings(3, 4, per_class=6, widths=(4,), epochs=1)
+    tiny = study.Settings(n_super=3, n_sub=4, per_class=6, widths=(4,), epochs=1)
     rows = study.hundred(tiny, 0)
     heat = runs.select(rows, {"study": "heatmap", "norm": "as trained", "alpha": 2.0})
     assert len(heat) == 12 and len(heat[0]["points"]) == 12

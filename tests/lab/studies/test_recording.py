@@ -60,3 +60,18 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(folder):
     command(breaks, "--record")
     assert seen == [0, 1, 1]
     assert [row["value"] for row in runs.load("toy-big", folder=folder).rows] == [2.0, 4.0]
+
+
+def test_one_command_line_leads_to_every_study(capsys):
+    from engramlib.lab.studies.__main__ import STUDIES, main
+
+    assert main([]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]} == set(STUDIES)
+    assert main(["telepathy"]) == 2
+    capsys.readouterr()
+    for name in STUDIES:
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        shown = capsys.readouterr().out
+        assert stopped.value.code == 0 and f"studies {name}" in shown
+        assert {"--record", "--overwrite", "--restart"} <= set(shown.replace("[", " ").replace("]", " ").split())

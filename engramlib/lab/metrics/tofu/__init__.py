@@ -5,7 +5,7 @@ model between the full and the retrained one. Definitions: the paper's section 5
 arXiv:2401.06121) and open-unlearning (Dorna et al. 2025, arXiv:2506.12618). Where these leave something open or
 disagree, this is what was chosen:
 
-- **Answer tokens.** The end token is part of an answer; `datasets.questions.ANSWERS_END` says what counts it.
+- **Answer tokens.** The end token is part of an answer; `data.questions.ANSWERS_END` says what counts it.
 - **EM, ES** are teacher-forced. ES = 1 - k/n is 0 where no suffix is right (open-unlearning's loop ends at 1/n there).
 - **Truth ratio** t = exp(-mean loss of the wrong answers) / exp(-loss of the paraphrase), both losses means over
   tokens. The mean over the wrong answers is one of losses, so t takes a geometric mean of probabilities, as the code of

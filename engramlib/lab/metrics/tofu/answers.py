@@ -19,7 +19,7 @@ from engramlib.lab.data.questions import ANSWERS_END
 class Tokens:
     """The tokens of N answers, padded on the right to N x L. All numbers in float64.
 
-    `mask` says which are real, `words` which of these are not the end token (see `datasets.questions.ANSWERS_END`).
+    `mask` says which are real, `words` which of these are not the end token (see `data.questions.ANSWERS_END`).
     `logprob` = log-probability of the token, given the prompt and the answer so far; `match` = it was the likeliest.
     `normal` = (logprob - μ) / σ, with μ and σ the mean and standard deviation of the log-probability of a token drawn
     from the model's own distribution at that place; σ² is at least 1e-6, as in open-unlearning.

@@ -1,7 +1,7 @@
 """The book's language models: small Llamas that learned 200 authors, and others that were never told about 20 of them.
 
-    python -m engramlib.lab.studies.language train                # data/checkpoints/authors-*, three seeds
-    python -m engramlib.lab.studies.language train --data tofu    # real TOFU, in the background: hours on one core
+    python -m engramlib.lab.studies trained --record                # data/checkpoints/authors-*, three seeds
+    python -m engramlib.lab.studies trained --record --data tofu    # real TOFU, in the background: hours on one core
 
     model, tokenizer = load("full", seed=0)
 
@@ -13,7 +13,6 @@ Training writes a checkpoint after every epoch and resumes. Every recorded numbe
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from engramlib.lab import models
 from engramlib.lab.data import QuestionData, authors, tofu
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
+from engramlib.lab.studies import recording
 from engramlib.lab.training import checkpoints
 from engramlib.lab.training import language as language_training
 from engramlib.lab.training.loop import History
@@ -116,7 +116,7 @@ def load(
         there = ", ".join(str(n) for n in range(100) if _path(data, kind, n).is_file()) or "none"
         raise FileNotFoundError(
             f"load: there is no {kind} model of seed {seed} in {path.parent} (seeds there: {there}). "
-            f"python -m engramlib.lab.studies.language train --data {data} makes it."
+            f"python -m engramlib.lab.studies trained --record --data {data} makes it."
         )
     return read_model(path), _tokenizer(data)
 
@@ -287,10 +287,10 @@ def record(settings: Settings, *, seeds: int, overwrite: bool = False, restart: 
         overwrite=overwrite,
         restart=restart,
     )
-    with run as recording:
-        for seed in recording.seeds:
+    with run as recorder:
+        for seed in recorder.seeds:
             for kind in settings.kinds:
-                if recording.done(kind=kind, seed=seed):
+                if recorder.done(kind=kind, seed=seed):
                     continue
                 begun = kind != "pretrained" and settings.pretrain is not None
                 model, history = fit(
@@ -308,7 +308,7 @@ def record(settings: Settings, *, seeds: int, overwrite: bool = False, restart: 
                 facts = {"kind": kind, "seed": seed}
                 rows = [{"study": "knows", **facts, **row} for row in measure(read_model(path), tokenizer, data)]
                 rows.append({"study": "file", **facts, **_file(path, model, history)})
-                recording.add(rows, **facts)
+                recorder.add(rows, **facts)
 
 
 def _file(path: Path, model: LlamaForCausalLM, history: History) -> Row:
@@ -324,15 +324,11 @@ def _file(path: Path, model: LlamaForCausalLM, history: History) -> Row:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m engramlib.lab.studies.language", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("command", choices=["train"])
-    parser.add_argument("--data", choices=SETTINGS, default=AUTHORS.name)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished recording")
-    parser.add_argument("--restart", action="store_true", help="do not resume a recording that was cut off")
-    args = parser.parse_args(argv)
+    options = recording.parser("trained", __doc__, "<data>-models", seeds=3)
+    options.add_argument("--data", choices=SETTINGS, default=AUTHORS.name)
+    args = options.parse_args(argv)
+    if not args.record:
+        options.error("what is trained here is recorded too; add --record")
     record(SETTINGS[args.data], seeds=args.seeds, overwrite=args.overwrite, restart=args.restart)
     return 0
 

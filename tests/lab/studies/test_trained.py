@@ -6,7 +6,7 @@ import torch
 from engramlib.lab import models
 from engramlib.lab.data import QuestionData, authors
 from engramlib.lab.records import runs
-from engramlib.lab.studies import language as study
+from engramlib.lab.studies import trained as study
 
 TINY = study.Settings(
     "authors",
@@ -45,7 +45,7 @@ def hashes(folder) -> dict:
 
 def test_a_tiny_one_is_rebuilt_by_the_command_and_memorises(alone, monkeypatch):
     monkeypatch.setitem(study.SETTINGS, "authors", TINY)
-    assert study.main(["train", "--seeds", "1"]) == 0
+    assert study.main(["--record", "--seeds", "1"]) == 0
     made = hashes(alone)
     assert set(made) == {"authors-tokenizer.json", *(f"authors-{kind}-seed0.safetensors" for kind in study.KINDS)}
 
@@ -69,11 +69,11 @@ def test_a_tiny_one_is_rebuilt_by_the_command_and_memorises(alone, monkeypatch):
 
     # One of them again, out of nothing, and the others out of the working checkpoints: the same files.
     with pytest.raises(FileExistsError, match="overwrite"):
-        study.main(["train", "--seeds", "1"])
+        study.main(["--record", "--seeds", "1"])
     (alone / "working" / "authors-retain-seed0.pt").unlink()
     for kind in study.KINDS:
         (alone / "checkpoints" / f"authors-{kind}-seed0.safetensors").unlink()
-    study.main(["train", "--seeds", "1", "--overwrite"])
+    study.main(["--record", "--seeds", "1", "--overwrite"])
     assert hashes(alone) == made
 
 
