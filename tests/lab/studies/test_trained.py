@@ -124,7 +124,9 @@ def test_what_is_not_there_is_named(alone):
         study.load("pretrained", data="tofu")
     with pytest.raises(ValueError, match="data must be one of authors, tofu"):
         study.load("full", data="wikipedia")
-    with pytest.raises(FileNotFoundError, match="full model of seed 7.*seeds there: none.*trained --record --data authors"):
+    with pytest.raises(
+        FileNotFoundError, match="full model of seed 7.*seeds there: none.*trained --record --data authors"
+    ):
         study.load("full", seed=7)
 
 
