@@ -22,7 +22,8 @@ from engramlib._recorder import Arrival, input_of, pieces
 from engramlib._walks import Walk, stopping
 from engramlib.edit import shifted
 from engramlib.engram import Engram, LayerEngram
-from engramlib.layers import Layer, find_layers
+from engramlib.layers import Layer, find_layers, overlap, plain_names, storage_of
+from engramlib.moments import Moments
 from engramlib.running import Batch, Forward, Selector, as_batches, device_of, evaluating, labels_of, to_device
 from engramlib.spectral import Inverse, check_rcond, inverses
 
@@ -91,14 +92,15 @@ def erase(  # type: ignore[misc]
 
     Raises:
         ValueError: no batches; a bad α, λ or cut; a layer that is called twice in a pass (its second input is not known
-            when it is solved) or not at all; batches that reach the layers in different orders.
+            when it is solved) or not at all, or whose weight another module uses; batches that reach the layers in
+            different orders.
         TypeError: a layer that cannot be read or edited; experts, which other tokens reach after an edit.
 
     Warns where the reference has fewer columns than a layer reads inputs, and of layers that the pass never called.
 
     Cost: one forward pass of all batches through the model and one through its copy, as far as the last layer, whatever
     the depth; 2 to 3 products of d × d a column in float64; one factorisation per distinct input; memory of the copy,
-    32 d² bytes for the widest layer, and the activations that wait. Source: this book's own estimator; chapter 18.
+    32 d² bytes for the widest layer, and the activations that wait. Source: this book's own; its chapter is to come.
 
     Example:
         >>> import torch
@@ -109,6 +111,10 @@ def erase(  # type: ignore[misc]
         >>> torch.allclose(erase(model, [x[:20]], [x[20:]]).weight, plain.weight, atol=1e-5)  # nothing lies below
         True
     """
+    if moments := [
+        which for which, batches in (("target", target), ("reference", reference)) if isinstance(batches, Moments)
+    ]:
+        raise TypeError(f"{moments[0]}: expected batches, got Moments: the data go through the model layer by layer")
     if not isinstance(specificity, Real) or isinstance(specificity, bool) or not 0 <= specificity < math.inf:
         raise ValueError(f"specificity: expected a finite number >= 0, got {specificity!r}")
     if bias not in ("absorb", "keep"):
@@ -119,6 +125,7 @@ def erase(  # type: ignore[misc]
     chosen = find_layers(model, layers)
     if routed := [name for name, layer in chosen.items() if layer.kind.routed]:
         raise TypeError(f"layer {routed[0]!r} is an expert: after an edit below other tokens reach it. Choose others")
+    _refuse_ties(model, chosen)
     data = _data(model, {"target": target, "reference": reference}, rows)
     result = copied(model)
     way = _Way(model, result, chosen, forward, examples, bias == "absorb")
@@ -130,6 +137,23 @@ def erase(  # type: ignore[misc]
         changes = way.solve(data, strengths, float(specificity), rcond, memory, stack)
     engram = Engram({name: changes[name] for name in chosen if name in changes}, norms(chosen))
     return (result, engram) if return_engram else result
+
+
+def _refuse_ties(model: nn.Module, chosen: Mapping[str, Layer]) -> None:
+    """A weight that two modules use would change what is below a layer that is solved already."""
+    stored = [
+        (name, tensor) for name, module in plain_names(model).items() for tensor in module.parameters(recurse=False)
+    ]
+    places: dict[int | None, list[tuple[str, Tensor]]] = {}
+    for name, tensor in stored:
+        places.setdefault(storage_of(tensor), []).append((name, tensor))
+    for layer in chosen.values():
+        for other, tensor in places.get(storage_of(layer.weight), []):
+            if other != layer.owner_name and overlap(tensor, layer.weight):
+                raise ValueError(
+                    f"layer {layer.name!r} shares its weight with {other!r}: an edit would change both. Leave it out"
+                    " with `layers`, or use extract and ablate"
+                )
 
 
 class _Data:
