@@ -141,12 +141,10 @@ def erase(  # type: ignore[misc]
 
 def _refuse_ties(model: nn.Module, chosen: Mapping[str, Layer]) -> None:
     """A weight that two modules use would change what is below a layer that is solved already."""
-    stored = [
-        (name, tensor) for name, module in plain_names(model).items() for tensor in module.parameters(recurse=False)
-    ]
     places: dict[int | None, list[tuple[str, Tensor]]] = {}
-    for name, tensor in stored:
-        places.setdefault(storage_of(tensor), []).append((name, tensor))
+    for name, module in plain_names(model).items():
+        for parameter in module.parameters(recurse=False):
+            places.setdefault(storage_of(parameter), []).append((name, parameter))
     for layer in chosen.values():
         for other, tensor in places.get(storage_of(layer.weight), []):
             if other != layer.owner_name and overlap(tensor, layer.weight):
