@@ -8,6 +8,7 @@ The book that goes with it derives, runs and doubts every step; each function sa
 from engramlib import analysis, language, spectral
 from engramlib.analysis import extract_filtered, random_engram, score_criteria
 from engramlib.collecting import collect, collect_by_concept
+from engramlib.compensated import erase
 from engramlib.edit import ablate, edited, inject, null_state, sweep
 from engramlib.engram import Engram
 from engramlib.estimator import extract, extract_all
@@ -32,6 +33,8 @@ __all__ = [
     "null_state",
     "edited",
     "sweep",
+    # layer by layer, each on what it really reads
+    "erase",
     # language models: text in
     "forget",
     "language",

@@ -9,6 +9,7 @@ Everything between them, masks included, stays torch's own code.
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -85,20 +86,13 @@ def calling_projections(model: nn.Module) -> Iterator[None]:
     mode, handles = _StepByStep(), []
     try:
         for module in attentions:
-            handles.append(module.register_forward_pre_hook(lambda module, args: mode.running.append(module)))
-            handles.append(
-                module.register_forward_hook(lambda module, args, out: _end(mode.running, module), always_call=True)
-            )
+            handles.append(module.register_forward_pre_hook(lambda module, args: mode.begin(module)))
+            handles.append(module.register_forward_hook(lambda module, args, out: mode.end(module), always_call=True))
         with mode:
             yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _end(running: list[nn.MultiheadAttention], module: nn.Module) -> None:
-    if running and running[-1] is module:
-        running.pop()
 
 
 class _StepByStep(TorchFunctionMode):
@@ -107,6 +101,15 @@ class _StepByStep(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.running: list[nn.MultiheadAttention] = []
+        self.thread = threading.get_ident()  # a mode acts in one thread, hooks in all
+
+    def begin(self, module: nn.Module) -> None:
+        if threading.get_ident() == self.thread:
+            self.running.append(module)  # type: ignore[arg-type]
+
+    def end(self, module: nn.Module) -> None:
+        if threading.get_ident() == self.thread and self.running and self.running[-1] is module:
+            self.running.pop()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -40,7 +40,7 @@ class _Sum:
         self.sigma: dict[Hashable, Symmetric] = {}
         self.count: dict[Hashable, int] = {}
         self.kept: dict[Hashable, list[Tensor]] = {}
-        self.open: _Arrival | None = None  # the tensor that some members have read and others still should
+        self.open: Arrival | None = None  # the tensor that some members have read and others still should
 
     def add(self, concept: Hashable, columns: Tensor) -> None:
         """Count ``columns``, (n, d) or (groups, n, d), towards ``concept``, whose Σ is there already."""
@@ -73,7 +73,7 @@ class _Sum:
         return other
 
 
-class _Arrival:
+class Arrival:
     """A tensor that was read in this forward pass."""
 
     def __init__(self, x: Tensor, reading: Hashable, names: set[str]) -> None:
@@ -121,7 +121,7 @@ class Recorder:
         self.waiting: list[tuple[_Sum, Layer, Tensor, Any]] = []  # what was read before that was known
         self.checked: set[str] = set()
         self.finite: list[tuple[str, Tensor]] = []  # did each layer read finite numbers in this pass?
-        self.fresh: list[tuple[_Arrival, _Sum]] = []  # first readings in this pass, where another layer may join
+        self.fresh: list[tuple[Arrival, _Sum]] = []  # first readings in this pass, where another layer may join
 
     def hook(self, layer: Layer) -> Callable[..., None]:
         absorbed = self.absorb and layer.has_bias
@@ -161,7 +161,7 @@ class Recorder:
                     self.sums[name] = running
                     return
             self.sums[name] = running = _Sum({name}, absorbed, self.exact)
-            self.fresh.append((_Arrival(x, reading, {name}), running))
+            self.fresh.append((Arrival(x, reading, {name}), running))
             self.add(running, layer, x)
             return
         running = self.sums[name]
@@ -177,7 +177,7 @@ class Recorder:
         if len(running.members) == 1:
             self.add(running, layer, x)
         else:
-            running.open = _Arrival(x, reading, {name})
+            running.open = Arrival(x, reading, {name})
             running.open.copy = x.clone()  # the model may overwrite x before we know who else reads it
 
     def close(self, running: _Sum, *, force: bool) -> None:
@@ -252,7 +252,7 @@ class Recorder:
             _products.add_whole(sigma, found[0])
             running.count[concept] += found[1]
             return
-        for columns in _pieces(layer, x, sigma):
+        for columns in pieces(layer, x, sigma):
             if columns.shape[-1] + running.absorbed != sigma.shape[-1]:
                 raise ValueError(f"layer {layer.name!r} cannot read an input of shape {tuple(x.shape)}")
             running.add(concept, columns)
@@ -361,7 +361,7 @@ def input_of(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ten
     return x
 
 
-def _pieces(layer: Layer, x: Tensor, sigma: Symmetric) -> Iterator[Tensor]:
+def pieces(layer: Layer, x: Tensor, sigma: Symmetric) -> Iterator[Tensor]:
     """The columns of ``x`` as tensors (n, d) or (groups, n, d), never much more than ``_PIECE_BYTES`` at a time."""
     first = layer.kind.columns(layer.module, x[:1])
     step = _PIECE_BYTES // max(1, first.numel() * sigma.dtype.itemsize)
