@@ -20,6 +20,7 @@ STUDIES = {
     "autoencoder": "chapter 12",
     "trained": "the language models of chapters 13 and 14",
     "forgetting": "chapters 13 and 14",
+    "pretrained": "chapter 15",
 }
 
 

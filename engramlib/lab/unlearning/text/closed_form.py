@@ -85,7 +85,7 @@ def _sums(problem: Problem, pairs: list[Pair], names: list[str]) -> dict[str, tu
         with evaluating(problem.model), torch.no_grad():
             for batch in language.batches(problem.tokenizer, pairs, batch_size=4 * problem.batch_size, eos=problem.eos):
                 batch = to_device(batch, problem.device)
-                rows = language.answer_rows(batch)
+                rows = language.answer_rows(batch, shift=problem.shift)
                 count += int(rows.sum())
                 problem.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     finally:

@@ -46,6 +46,8 @@ class Problem(BaseProblem):
     None: the model's own on the split `holdout10`, which it must not have learned; 0 where the data have no such split.
     `rcond` is the cut of the closed-form methods (see `el.extract`). `idk`: the answers of the methods that say so.
     `eos`: an answer ends with the tokenizer's end-of-text token, as in training; `ANSWERS_END` says what counts it.
+    `shift`: closed forms read the positions that predict the answers, not those that hold them; answers of one token
+    need it.
 
     Raises `ValueError` for an unknown unit and for splits that share a question, `KeyError` for splits that the data do
     not have.
@@ -66,6 +68,7 @@ class Problem(BaseProblem):
     rcond: float = 1e-6
     idk: Sequence[str] = IDK
     eos: bool = ANSWERS_END
+    shift: bool = False
     _memo: Memo = field(default_factory=Memo, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -194,6 +197,7 @@ class Problem(BaseProblem):
                     batch_size=4 * self.batch_size,
                     bias=bias,
                     eos=self.eos,
+                    shift=self.shift,
                 )
                 for pairs in (self.forget_pairs, self.retain_pairs)
             )
