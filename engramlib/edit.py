@@ -281,7 +281,9 @@ def _shift(targets: list[Target], strengths: Mapping[str, float], start: list[Te
         for (parameter, change, layer, which), value in zip(targets, start, strict=True):
             wide = torch.promote_types(parameter.dtype, change.dtype)
             # One that float32 cannot hold is infinite there, and the sum not finite.
-            alpha = float(torch.tensor(strengths[layer.name], dtype=torch.promote_types(wide, torch.float32)))
+            alpha = float(
+                torch.tensor(strengths[layer.name], dtype=torch.promote_types(wide, torch.float32), device="cpu")
+            )
             out = parameter if parameter.dtype == wide else None  # fresh memory costs more than the sum
             moved = torch.add(value.to(wide), change.to(parameter.device, wide), alpha=alpha, out=out)
             if out is None:

@@ -28,6 +28,13 @@ def text(record: dict[str, Any]) -> str:
         " that is too slow for that: `make campaign` runs it and writes this page.",
         f"Recorded {p['started'][:10]}, commit `{commit}`, {p['wall_s'] / 60:.0f} minutes on one core ({p['device']});"
         f" Python {p['python']}, torch {p['libraries'].get('torch')}.",
+        *(
+            f"The part *{name.replace('_', ' ')}* was run again on {again['started'][:10]}, commit `{again['commit'][:10]}`."
+            for name, again in (
+                (name, record[name].get("again")) for name in ("bad_inputs", "files", "kills", "faults")
+            )
+            if again
+        ),
         _table(
             ["Campaign", "Tried", "Wrong"],
             [

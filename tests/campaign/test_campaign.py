@@ -60,13 +60,13 @@ def test_ctrl_c_after_the_last_step_of_forget_finds_it_done(tmp_path: Path, monk
     scene, whole = faults.Scene(tmp_path), faults.Scene(tmp_path)
     whole.causal.load_state_dict(scene.causal.state_dict())
     forget(whole)
-    ablate = language.ablate
+    shifted = language.shifted
 
     def interrupted(*arguments: object, **options: object) -> None:
-        ablate(*arguments, **options)
+        shifted(*arguments, **options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(language, "ablate", interrupted)
+    monkeypatch.setattr(language, "shifted", interrupted)
     with pytest.raises(KeyboardInterrupt):
         forget(scene)
     expected = whole.causal.state_dict()

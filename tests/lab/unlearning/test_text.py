@@ -71,7 +71,8 @@ def data():
 def trained(data):
     with torch.random.fork_rng(devices=[]):
         tokenizer = word_tokenizer(["".join(q.pair) for q in data["full"]] + [" " + s for s in language.IDK])
-        model = llama(len(tokenizer), 48, 3, 4, 2, 96, context=64)
+        # In float64: in float32 what such a short training ends in depends on the processor.
+        model = llama(len(tokenizer), 48, 3, 4, 2, 96, context=64).double()
         train(model, tokenizer, data.pairs("full"), epochs=50, lr=5e-3, batch_size=6, seed=0, progress=False)
     model.zero_grad()
     return model, tokenizer

@@ -196,7 +196,7 @@ def test_random_labels_are_wrong_even_and_leave_the_class_uncertain(problem, bef
     assert forget < 0.1 and keep > before[1] - 0.05
     images = problem.forget_split("test").x
     sure = [problem.logits(m, images).softmax(1).amax(1).mean() for m in (copy.deepcopy(problem.model), model)]
-    assert sure[0] > 0.85 and sure[1] < sure[0] - 0.25
+    assert sure[0] > 0.75 and sure[1] < sure[0] - 0.25
 
 
 def test_salun_moves_only_the_weights_in_its_mask(problem, before):
@@ -267,11 +267,11 @@ if sys.argv[1] == "compiled":
     warnings.simplefilter("ignore")
     from concept_erasure import LeaceEraser
 else:
-    from engramlib.lab import unlearning
+    from engramlib.lab.unlearning.vision import METHODS
     if sys.argv[1] == "gone":
         del torch.jit.script
     warnings.simplefilter("error")
-    LeaceEraser = sys.modules[unlearning.METHODS["leace"].update.__module__]._eraser_class()
+    LeaceEraser = sys.modules[METHODS["leace"].update.__module__]._eraser_class()
 x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)).double()
 print(float((LeaceEraser.fit(x, (x[:, :1] > 0).double(), svd_tol=1e-6)(x) * torch.arange(8)).sum()))
 """
@@ -290,7 +290,7 @@ def test_leace_needs_nothing_that_torch_takes_away():
 def test_a_masked_logit_is_never_the_answer_and_the_others_keep_every_bit(problem):
     masked, original = METHODS["logit_mask"].run(problem), copy.deepcopy(problem.model)
     others = [c for c in range(10) if c != FORGET]
-    strange = 30 * torch.randn(2000, 1, 8, 8)
+    strange = 30 * torch.randn(2000, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for x in (problem.data.train.x, strange):
         was, now = problem.logits(original, x), problem.logits(masked, x)
         assert torch.equal(was[:, others], now[:, others]) and (now.argmax(1) != FORGET).all()
