@@ -290,7 +290,8 @@ def test_leace_needs_nothing_that_torch_takes_away():
 def test_a_masked_logit_is_never_the_answer_and_the_others_keep_every_bit(problem):
     masked, original = METHODS["logit_mask"].run(problem), copy.deepcopy(problem.model)
     others = [c for c in range(10) if c != FORGET]
-    strange = 30 * torch.randn(2000, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2000, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    strange = torch.cat([30 * noise, 5 * problem.data.train.x])
     for x in (problem.data.train.x, strange):
         was, now = problem.logits(original, x), problem.logits(masked, x)
         assert torch.equal(was[:, others], now[:, others]) and (now.argmax(1) != FORGET).all()
