@@ -508,7 +508,10 @@ TRIES = {
 
 def problem(case: Case) -> unlearning.Problem:
     """What the other methods are given: the same facts to forget, and the same prompts to keep."""
-    sides = {"forget": case.forget, "retain": [item for item in case.retain if not isinstance(item, str)]}
+    sides: dict[str, list] = {
+        "forget": list(case.forget),
+        "retain": [item for item in case.retain if not isinstance(item, str)],
+    }
     data = QuestionData(
         case.concept,
         {side: tuple(Completion(p, a.strip()) for p, a in dict.fromkeys(items)) for side, items in sides.items()},
