@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
+from engramlib.edit import shifted
 from tests.conftest import bits, same
 
 
@@ -258,6 +259,25 @@ def test_a_failed_edit_in_place_changes_nothing(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(ZeroDivisionError):
         el.sweep(mlp, engram, [0.5, 1.0], lambda model: 1 / 0)
     assert same(bits(mlp), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("way", ["copy", "in place", "edited", "sweep", "own copy"])
+def test_no_way_of_editing_leaves_the_range(way: str, dtype: torch.dtype) -> None:
+    """Also where the sum is written over what it started from."""
+    model = nn.Linear(3, 3, bias=False).to(dtype)
+    before, change = model.weight.detach().clone(), torch.full((3, 3), torch.finfo(dtype).max, dtype=dtype)
+    engram = el.Engram({"": (change, None)})
+    calls: dict[str, Callable[[], object]] = {
+        "copy": lambda: el.ablate(model, engram, 4.0),
+        "in place": lambda: el.inject(model, engram, 4.0, inplace=True),
+        "edited": lambda: el.edited(model, 4.0 * (0.5 * engram)).__enter__(),
+        "sweep": lambda: el.sweep(model, engram, [0.0, 4.0], lambda m: None),
+        "own copy": lambda: shifted(copy.deepcopy(model), engram, 4.0, 1, inplace=True, undo=False),
+    }
+    with pytest.raises(ValueError, match="range of|infinite"):
+        calls[way]()
+    assert torch.equal(model.weight, before)
 
 
 def test_an_edit_out_of_range_is_refused(mlp: nn.Sequential) -> None:
