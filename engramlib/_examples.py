@@ -65,7 +65,7 @@ class Examples:
         Raises ``ValueError`` where n examples do not fit, or after asking, where it is still not clear.
         """
         forms = _forms(lead, n)
-        if n == 1 and n not in lead and not any(n in t.shape[:2] for t in _tensors(self.batch)):
+        if n == 1 and n not in lead and not any(n in t.shape[:2] for t in tensors_in(self.batch)):
             forms = {}
         if not forms:
             raise ValueError(UNFIT)
@@ -184,12 +184,12 @@ class Examples:
             return None  # nothing explains what happened, or an example changes the output of others
         self.forms.update(best[2])
         if n is None:
-            self.dim = best[3][next(i for i, t in enumerate(_tensors(self.batch)) if t is self.widest())]
+            self.dim = best[3][next(i for i, t in enumerate(tensors_in(self.batch)) if t is self.widest())]
         return best[1]
 
     def widest(self) -> Tensor | None:
         """The input with the most dimensions."""
-        return max(_tensors(self.batch), key=lambda t: t.ndim, default=None)
+        return max(tensors_in(self.batch), key=lambda t: t.ndim, default=None)
 
     def number(self) -> int | None:
         """How many examples this batch has; None = :meth:`ask` first."""
@@ -198,7 +198,7 @@ class Examples:
 
     def ways(self, n: int | None) -> list[tuple[int, Dims]]:
         """How the batch's tensors may hold the example: its number and each tensor's dimension."""
-        tensors, widest = list(_tensors(self.batch)), self.widest()
+        tensors, widest = list(tensors_in(self.batch)), self.widest()
         found: dict[tuple[int, Dims], None] = {}
         for dim in (0, 1) if self.dim is None else (self.dim,):
             count = n or 0
@@ -334,13 +334,13 @@ def _parts(batch: Batch) -> dict[Any, Any] | list[Any] | None:
     return dict(batch) if isinstance(batch, Mapping) else dict(getattr(batch, "__dict__", {})) or None
 
 
-def _tensors(batch: Batch) -> Iterator[Tensor]:
+def tensors_in(batch: Batch) -> Iterator[Tensor]:
     """Every tensor in a batch."""
     if isinstance(batch, Tensor):
         yield batch
     elif parts := _parts(batch):
         for part in parts.values() if isinstance(parts, dict) else parts:
-            yield from _tensors(part)
+            yield from tensors_in(part)
 
 
 def is_sequence(x: Tensor) -> bool:
@@ -356,7 +356,7 @@ def _holds(x: Tensor, dim: int, n: int) -> int | None:
 
 def _replaced(batch: Batch, dims: Dims, e: int, n: int) -> Batch | None:
     """The batch with example ``e`` overwritten by another that differs from it; None if there is none."""
-    tensors = list(_tensors(batch))
+    tensors = list(tensors_in(batch))
     held = [(t, d) for t, d in zip(tensors, dims, strict=True) if d is not None]
     others = ((e + step) % n for step in range(1, n))
     other = next((f for f in others if any(not torch.equal(t.select(d, e), t.select(d, f)) for t, d in held)), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from numbers import Real
 from typing import Any, Literal, TypeVar, overload
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from engramlib._checking import check_reading
 from engramlib._copies import copied
-from engramlib._examples import Examples, lead_of, watch
+from engramlib._examples import Examples, lead_of, tensors_in, watch
 from engramlib._fitting import as_entry, norms
 from engramlib._products import add_outer, full_precision, total, zeros
 from engramlib._progress import track
 from engramlib._recorder import Arrival, input_of, pieces
 from engramlib._walks import Walk, stopping
-from engramlib.edit import shifted
+from engramlib.edit import owners, shifted, strengths_of
 from engramlib.engram import Engram, LayerEngram
-from engramlib.layers import Layer, find_layers, overlap, plain_names, storage_of
+from engramlib.layers import Layer, find_layers, overlap, storage_of
 from engramlib.moments import Moments
 from engramlib.running import Batch, Forward, Selector, as_batches, device_of, evaluating, labels_of, to_device
 from engramlib.spectral import Inverse, check_rcond, inverses
@@ -133,7 +133,7 @@ def erase(  # type: ignore[misc]
         for both in (chosen, find_layers(result, list(chosen))):
             stack.enter_context(stopping(both.values()))
         way.explore(data[0].batch, required=layers is not None)
-        strengths = _strengths(alpha, way.order)
+        strengths = strengths_of(way.order, alpha, "the layers that are edited")
         changes = way.solve(data, strengths, float(specificity), rcond, memory, stack)
     engram = Engram({name: changes[name] for name in chosen if name in changes}, norms(chosen))
     return (result, engram) if return_engram else result
@@ -141,12 +141,9 @@ def erase(  # type: ignore[misc]
 
 def _refuse_ties(model: nn.Module, chosen: Mapping[str, Layer]) -> None:
     """A weight that two modules use would change what is below a layer that is solved already."""
-    places: dict[int | None, list[tuple[str, Tensor]]] = {}
-    for name, module in plain_names(model).items():
-        for parameter in module.parameters(recurse=False):
-            places.setdefault(storage_of(parameter), []).append((name, parameter))
+    places = owners(model)
     for layer in chosen.values():
-        for other, tensor in places.get(storage_of(layer.weight), []):
+        for other, tensor in places.get(storage_of(layer.weight) or 0, []):
             if other != layer.owner_name and overlap(tensor, layer.weight):
                 raise ValueError(
                     f"layer {layer.name!r} shares its weight with {other!r}: an edit would change both. Leave it out"
@@ -159,15 +156,7 @@ class _Data:
 
     def __init__(self, batch: Batch, erased: bool, labels: Tensor | None) -> None:
         self.batch, self.erased, self.labels = batch, erased, labels
-        self.size = sum(t.numel() for t in _tensors(batch))
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, (Mapping, tuple, list)):
-        for part in batch.values() if isinstance(batch, Mapping) else batch:
-            yield from _tensors(part)
+        self.size = sum(t.numel() for t in tensors_in(batch))
 
 
 def _data(model: nn.Module, sets: Mapping[str, Iterable[Batch]], rows: Selector | None) -> list[_Data]:
@@ -181,18 +170,6 @@ def _data(model: nn.Module, sets: Mapping[str, Iterable[Batch]], rows: Selector 
             raise ValueError(f"{argument}: there were no batches (an empty list, or a generator that was used up?)")
         found += [_Data(batch, argument == "target", labels_of(batch, rows, None, device)) for batch in moved]
     return found
-
-
-def _strengths(alpha: float | Mapping[str, float], names: list[str]) -> dict[str, float]:
-    if isinstance(alpha, Mapping):
-        if odd := set(alpha) ^ set(names):
-            raise ValueError(f"alpha: a dict must name exactly the layers; {sorted(map(str, odd))[0]} is only in one")
-    else:
-        alpha = dict.fromkeys(names, alpha)
-    for name, value in alpha.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-            raise ValueError(f"alpha: expected a finite number, got {value!r} for layer {name!r}")
-    return {name: float(value) for name, value in alpha.items()}
 
 
 class _Pair:
@@ -294,7 +271,7 @@ class _Way:
             for layer, _ in self.layers.values()
         ]
         walk = Walk(self.model, batch, self.forward)
-        size = max(1, sum(t.numel() for t in _tensors(batch)))
+        size = max(1, sum(t.numel() for t in tensors_in(batch)))
         try:
             while (stop := walk.advance()) is not None:
                 self.order.append(stop[0])

@@ -171,12 +171,18 @@ def _strengths(engram: Engram, alpha: float | Mapping[str, float]) -> dict[str, 
     if not isinstance(engram, Engram):
         hint = "; choose one concept, or add them with sum(engrams.values())" if isinstance(engram, Mapping) else ""
         raise TypeError(f"engram: expected an Engram, got {type(engram).__name__}{hint}")
+    return strengths_of(engram, alpha, "the layers of the engram")
+
+
+def strengths_of(names: Iterable[str], alpha: float | Mapping[str, float], which: str) -> dict[str, float]:
+    """One finite strength for each layer, of one number or of a dict that names exactly ``which``."""
+    names = list(names)
     if isinstance(alpha, Mapping):
-        if set(alpha) != set(engram):
-            odd = ", ".join(sorted(map(str, set(alpha) ^ set(engram))))
-            raise ValueError(f"alpha: a dict must name exactly the layers of the engram; {odd} is only in one of them")
+        if set(alpha) != set(names):
+            odd = ", ".join(sorted(map(str, set(alpha) ^ set(names))))
+            raise ValueError(f"alpha: a dict must name exactly {which}; {odd} is only in one of them")
     else:
-        alpha = {name: alpha for name in engram}
+        alpha = dict.fromkeys(names, alpha)
     for name, value in alpha.items():
         number = isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
         if not number or isinstance(value, bool) or not math.isfinite(float(value)):
@@ -223,16 +229,22 @@ def _targets(model: nn.Module, engram: Engram, *, warn: bool = True) -> list[Tar
     return targets
 
 
-def _check_ties(model: nn.Module, targets: list[Target], warn: bool) -> None:
-    """An edit of a tied weight reaches further than its layer (say so), and two edits of one weight add up (refuse).
-
-    Tied is what shares memory: one parameter under two names, views and transposes of it, its ``.data`` elsewhere.
-    """
+def owners(model: nn.Module) -> dict[int, list[tuple[str, Tensor]]]:
+    """Where a storage begins -> the modules that have a parameter or a buffer in it, and which."""
     owned: dict[int, list[tuple[str, Tensor]]] = {}
     for name, module in plain_names(model).items():
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if (place := storage_of(tensor)) is not None:
                 owned.setdefault(place, []).append((name, tensor))
+    return owned
+
+
+def _check_ties(model: nn.Module, targets: list[Target], warn: bool) -> None:
+    """An edit of a tied weight reaches further than its layer (say so), and two edits of one weight add up (refuse).
+
+    Tied is what shares memory: one parameter under two names, views and transposes of it, its ``.data`` elsewhere.
+    """
+    owned = owners(model)
     edited = {target.layer.owner_name for target in targets}
     before: dict[int | None, list[Target]] = {}
     for target in targets:

@@ -191,7 +191,9 @@ def _engrams(
     sizes = norms(layers)
     for names in track(sharing_groups(*named.values()), desc="extracting"):
         with _naming(names[0]), full_precision():
-            stored = {concept: m.stored(names[0], names) for concept, m in named.items()}
+            stored = {concept: m.stored(names[0]) for concept, m in named.items()}
+            for m in named.values():
+                m.spend(names)
             _check_sums(stored)
             sweep.warn_of_rounding(names[0], named, stored)
             nothing = torch.zeros_like(total([next(iter(stored.values()))]))

@@ -156,18 +156,17 @@ class Moments(Mapping[str, Tensor]):
             return whole
         return sigma
 
-    def stored(self, name: str, group: Iterable[str] = ()) -> Symmetric:
-        """Σ of a layer as it is kept, which may be half of it: what ``moments[name]`` is made of.
-
-        Moments that serve ``once`` let go of the Σ that the layers of ``group`` share.
-        """
+    def stored(self, name: str) -> Symmetric:
+        """Σ of a layer as it is kept, which may be half of it: what ``moments[name]`` is made of."""
         try:
-            found = self._sigma[name]
+            return self._sigma[name]
         except KeyError:
             raise KeyError(f"no moments of layer {name!r}; there are {', '.join(self._sigma) or 'none'}") from None
-        for used in group if self.once else ():
-            del self._sigma[used]
-        return found
+
+    def spend(self, names: Iterable[str]) -> None:
+        """Let go of the Σ of these layers, if the moments serve ``once``."""
+        for name in names if self.once else ():
+            del self._sigma[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sigma)

@@ -47,7 +47,7 @@ ROWS = [
     Row("erase", "inputs of another width", lambda s: erase(s, [s.x[:, :5]]), Raises(RuntimeError, "shapes", "5")),
     Row("erase", "α that is NaN", lambda s: erase(s, alpha=NAN), Raises(ValueError, "alpha", "finite")),
     Row("erase", "α as a text", lambda s: erase(s, alpha="1"), Raises(ValueError, "alpha", "number")),
-    Row("erase", "α for some of the layers", lambda s: erase(s, alpha={"0": 1.0}), Raises(ValueError, "alpha", "exactly the layers")),
+    Row("erase", "α for some of the layers", lambda s: erase(s, alpha={"0": 1.0}), Raises(ValueError, "alpha", "exactly the layers that are edited")),
     Row("erase", "a negative λ", lambda s: erase(s, specificity=-1), Raises(ValueError, "specificity", ">= 0")),
     Row("erase", "an infinite λ", lambda s: erase(s, specificity=INF), Raises(ValueError, "specificity", "finite")),
     Row("erase", "a list of λ", lambda s: erase(s, specificity=[1, 2]), Raises(ValueError, "specificity", "number")),
