@@ -252,9 +252,15 @@ def test_graddiff_has_no_floor_and_npo_has(problem):
     calm = METHODS["npo"].run(problem, lr=3e-3, beta=0.5)
     assert nll(problem, calm, problem.forget_pairs) > nll(problem, problem.model, problem.forget_pairs) + 1
     assert nll(problem, ascent, problem.forget_pairs) > 1.5 * nll(problem, calm, problem.forget_pairs)
-    held = METHODS["graddiff"].run(problem, lr=3e-3, alpha=5.0)
-    assert nll(problem, held, problem.forget_pairs) < nll(problem, ascent, problem.forget_pairs)
-    assert nll(problem, held, problem.retain_pairs) < nll(problem, ascent, problem.retain_pairs)
+    # What a larger weight on the retained spares is seen over several draws: on unseen questions one draw cannot tell.
+    found = {1.0: [], 5.0: []}
+    for alpha, rows in found.items():
+        for seed in range(4):
+            model = METHODS["graddiff"].run(replace(problem, seed=seed), lr=3e-3, alpha=alpha)
+            pairs = (problem.forget_pairs, problem.validation_pairs, problem.retain_pairs)
+            rows.append([nll(problem, model, part) for part in pairs])
+    ascent, held = (torch.tensor(rows).mean(0) for rows in found.values())
+    assert (held < ascent).all()
 
 
 def test_small_beta_in_npo_goes_where_gradient_ascent_goes(problem):
@@ -292,10 +298,10 @@ def test_asked_about_the_forgotten_it_does_not_know(name, knob, problem):
 
 
 def test_idkdpo_pushes_the_old_answer_down_and_idknll_only_lets_it_go(problem):
-    problem = replace(problem, epochs=12)
+    problem = replace(problem, epochs=25)
     push = METHODS["idkdpo"].run(problem, lr=1e-3, beta=0.1)
     only = METHODS["idknll"].run(problem, lr=1e-3, alpha=1.0)
-    assert nll(problem, push, problem.forget_pairs) > nll(problem, only, problem.forget_pairs) + 0.1
+    assert nll(problem, push, problem.forget_pairs) > nll(problem, only, problem.forget_pairs) + 0.5
 
 
 def test_undial_ends_at_the_teacher_with_the_true_logit_lowered(problem):
@@ -316,7 +322,7 @@ def test_undial_ends_at_the_teacher_with_the_true_logit_lowered(problem):
 
 def test_rmu_moves_three_matrices_and_the_hidden_states_of_the_forgotten(problem):
     how = {"lr": 1e-2, "steering": 3.0}
-    model = METHODS["rmu"].run(replace(problem, epochs=30), **how, layer=1)
+    model = METHODS["rmu"].run(replace(problem, epochs=60), **how, layer=1)
     changed = {name for name, p in bits(model).items() if not torch.equal(p, bits(problem.model)[name])}
     assert changed == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
     forget, retain = problem.encode(problem.forget_pairs), problem.encode(problem.validation_pairs)
@@ -335,7 +341,7 @@ def test_rmu_moves_three_matrices_and_the_hidden_states_of_the_forgotten(problem
     assert gaps[1] < 0.5 * gaps[0]
     kept = (hidden["retain", "after"] - hidden["retain", "before"]).norm(dim=-1).mean()
     moved = (hidden["forget", "after"] - hidden["forget", "before"]).norm(dim=-1).mean()
-    assert kept < 0.7 * moved
+    assert kept < 0.5 * moved
     with pytest.raises(ValueError, match="layer must be from 0 to 2"):
         METHODS["rmu"].run(problem, **how, layer=3)
     with pytest.raises(ValueError, match="ModuleList"):

@@ -36,7 +36,7 @@ def fresh(seed):
 @pytest.fixture(scope="module")
 def trained():
     data, model = digits(), fresh(0)
-    train_classifier(model, data, epochs=10, lr=3e-3, batch_size=64, seed=0)
+    train_classifier(model, data, epochs=15, lr=3e-3, batch_size=64, seed=0)
     return model, data
 
 
@@ -196,7 +196,7 @@ def test_random_labels_are_wrong_even_and_leave_the_class_uncertain(problem, bef
     assert forget < 0.1 and keep > before[1] - 0.05
     images = problem.forget_split("test").x
     sure = [problem.logits(m, images).softmax(1).amax(1).mean() for m in (copy.deepcopy(problem.model), model)]
-    assert sure[0] > 0.75 and sure[1] < sure[0] - 0.25
+    assert sure[0] > 0.85 and sure[1] < sure[0] - 0.25
 
 
 def test_salun_moves_only_the_weights_in_its_mask(problem, before):
