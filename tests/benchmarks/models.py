@@ -54,7 +54,7 @@ def cases(quick: bool = False) -> dict[str, Case]:
         "thin": Case("ResNet-20 (16, 32, 64 channels)", lambda: models.resnet((16, 32, 64), 3), "images", 32, 200, 100, 1, few=f"layer[12]{CONV}"),
         "resnet18": Case(
             "ResNet-18, images 32 × 32", lambda: models.resnet18(), "images", 32, 128, 128, 1,
-            layers=rf"conv1|layer[123]{CONV}|fc", extracted=f"layer[12]{CONV}", few=f"layer[12]{CONV}",
+            layers=rf"conv1|layer[123]{CONV}|fc", extracted=f"layer[12]{CONV}", few=f"layer1{CONV}",
             note="collected without its last stage, where one Σ takes 170 MB; extracted: its first two stages",
         ),
         "vit": Case(
