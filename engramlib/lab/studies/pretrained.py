@@ -400,7 +400,9 @@ def tofu_map(lm: zoo.LanguageModel, cuts: Sequence[float] = (1e-6, 1e-4)) -> lis
     rows = []
     for target in ("forget10", "other authors"):
         found = el.extract(lm.model, moments[target], moments["kept"], rcond=list(cuts))
-        rows += [{"study": "tofu map", "seed": 0, "target": target, "cut": cut, **mean_norms(found[cut])} for cut in cuts]
+        rows += [
+            {"study": "tofu map", "seed": 0, "target": target, "cut": cut, **mean_norms(found[cut])} for cut in cuts
+        ]
     return rows
 
 

@@ -97,7 +97,7 @@ def test_other_survivors_are_used_where_they_are_given(subject):
 
 
 def test_statistics_are_refitted_on_what_stays(monkeypatch):
-    data = study.shapes(per_class=6, image_size=16)
+    data = study.shapes(per_class=6)
     model = study.convnet.trained(data, 0, study.convnet.Settings(widths=(4, 8), epochs=1)).model
     small = study.Subject(model, data, 0, tuple((c,) for c in range(data.n_classes)))
     with_old = small.without(0, study.Knife("plain", 1.0, 1.0, 1e-4))
@@ -110,7 +110,7 @@ def test_statistics_are_refitted_on_what_stays(monkeypatch):
 
 def test_a_recording_resumes_and_has_every_network_and_both_methods(subject, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "_folder", lambda given: tmp_path)
-    monkeypatch.setattr(study, "NETWORKS", {"digits": (lambda seed: replace(subject, seed=seed), 2)})
+    monkeypatch.setattr(study, "NETWORKS", {"digits": (lambda seed: replace(subject, seed=seed), 2, (1, 5))})
     monkeypatch.setattr(study, "knives_for", lambda network: (study.PLAIN[3], OURS))
     said = []
 
@@ -135,6 +135,7 @@ def test_a_recording_resumes_and_has_every_network_and_both_methods(subject, mon
     assert {(r["seed"], r["how"], r["split"]) for r in rows} == {
         (s, how, split) for s in (0, 1) for how in ("plain", "compensated") for split in ("val", "test")
     }
+    assert {r["group"] for r in rows} == {1, 5}
     language = run.where(study="language")
     assert sum(r["chosen"] for r in language if r["role"] == "rehearsal") == 2
     assert len([r for r in language if r["role"] == "forget10"]) == 6

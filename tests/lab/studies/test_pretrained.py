@@ -101,7 +101,7 @@ def test_measuring_an_edit_leaves_every_bit(case, lm):
 
 
 def test_the_map_of_strangers_is_the_mean_norm_of_their_engram(lm, monkeypatch):
-    data = authors(40, per_author=20)
+    data = authors(100, per_author=8)
     monkeypatch.setattr(study, "tofu", lambda: data)
     rows = study.tofu_map(lm, cuts=(1e-3,))
     assert [(r["target"], r["cut"]) for r in rows] == [("forget10", 1e-3), ("other authors", 1e-3)]
