@@ -216,7 +216,7 @@ def _read(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 class WithFeatures(nn.Module):
-    """A multilayer perceptron with `features`, its last hidden layer, as `metrics.probe` asks for; it shares weights."""
+    """A multilayer perceptron whose last hidden layer is `features`, as `metrics.probe` asks; weights are shared."""
 
     def __init__(self, net: nn.Sequential) -> None:
         super().__init__()

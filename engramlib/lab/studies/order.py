@@ -6,7 +6,7 @@ Two arms. *Once*: all engrams are extracted from the model as it came, and added
 is extracted anew, from the weights and the moments that the cut model has. Rows:
 
     pairs       one row a pair: `distance` = ‖in turn − once‖ / ‖once‖ (mean of both orders), `between` = ‖one order −
-                the other‖ / ‖once‖, and how much the two concepts overlap
+                the other‖ / ‖once‖, how much the two concepts overlap, and the `between` that their commutator predicts
     sequence    one row a step of a sequence and an arm: what is left of the first concept, of all that were cut, what
                 is kept, and the drift of the survivors' moments
 """
@@ -19,7 +19,7 @@ from statistics import fmean
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import engramlib as el
 from engramlib import language
@@ -28,6 +28,7 @@ from engramlib.lab.models import zoo
 from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import pretrained, recording
 from engramlib.lab.studies.classwise import moments_by_class
+from engramlib.layers import find_layers
 
 ALPHA = 0.6  # the note's
 
@@ -77,8 +78,18 @@ class Memory:
                 found.append(found[-1] + self.cut(model, self.look(model), concept))
         return found
 
+    def projections(self, concept: object) -> dict[str, Tensor]:
+        """Layer -> P = Σ_c Σ†, of the model as it came."""
+        if ("P", concept) not in self._kept:
+            if "inverse" not in self._kept:
+                total = sum(self.moments().values())
+                self._kept["inverse"] = {n: el.spectral.Spectrum(total[n], self.rcond).pinv() for n in total}
+            inverse, own = self._kept["inverse"], self.moments()[concept]
+            self._kept["P", concept] = {name: own[name].to(inverse[name]) @ inverse[name] for name in own}
+        return self._kept["P", concept]
+
     def pair(self, a: object, b: object) -> Row:
-        """`distance` and `between` of the note for two concepts, and their `overlap`."""
+        """`distance` and `between` of the note for two concepts, their `overlap`, and what `predicted` says before."""
         once = self.once([a, b])[-1]
         ab, ba = self.in_turn([a, b])[-1], self.in_turn([b, a])[-1]
         size = once.norm()
@@ -87,22 +98,32 @@ class Memory:
             "b": b,
             "distance": fmean([(ab - once).norm() / size, (ba - once).norm() / size]),
             "between": (ab - ba).norm() / size,
-            "overlap": overlap(self.moments(), a, b, self.rcond),
+            "overlap": self.overlap(a, b),
+            "predicted": self.predicted(a, b),
         }
 
+    def overlap(self, a: object, b: object) -> float:
+        """tr(P_a P_b) / √(tr P_a² · tr P_b²), mean over the layers: 1 for a concept with itself.
 
-def overlap(moments: Mapping[object, el.Moments], a: object, b: object, rcond: float) -> float:
-    """tr(P_a P_b) / √(tr P_a² tr P_b²), mean over the layers; P_c = Σ_c Σ†. 1 for a concept with itself.
+        In whitened coordinates, the cosine between the matrices of shares of the two.
+        """
+        mine, theirs = self.projections(a), self.projections(b)
 
-    In whitened coordinates it is the cosine between the matrices of shares of the two.
-    """
-    total = sum(moments.values())
-    values = []
-    for name in total:
-        inverse = el.spectral.Spectrum(total[name], rcond).pinv()
-        p, q = (moments[c][name].double() @ inverse for c in (a, b))
-        values.append(float((p * q.T).sum() / ((p * p.T).sum() * (q * q.T).sum()).sqrt()))
-    return fmean(values)
+        def trace(p: Tensor, q: Tensor) -> Tensor:
+            return (p * q.mT).sum()
+
+        return fmean(
+            float(trace(p, theirs[n]) / (trace(p, p) * trace(theirs[n], theirs[n])).sqrt()) for n, p in mine.items()
+        )
+
+    def predicted(self, a: object, b: object) -> float:
+        """α²‖W(P_a P_b − P_b P_a)‖ / ‖edit‖ over all layers: the order effect if no moments changed. Needs no edit."""
+        layers, mine, theirs = find_layers(self.model, list(self.engram(a))), self.projections(a), self.projections(b)
+        square = 0.0
+        for name, layer in layers.items():
+            e_a, e_b = (layer.matrix(*self.engram(c)[name]).to(mine[name]) for c in (a, b))  # α W P_c
+            square += self.alpha**2 * float((e_a @ theirs[name] - e_b @ mine[name]).square().sum())
+        return square**0.5 / self.once([a, b])[-1].norm()
 
 
 def drift(before: Mapping[object, el.Moments], now: Mapping[object, el.Moments], survivors: Iterable[object]) -> float:
@@ -118,9 +139,9 @@ def drift(before: Mapping[object, el.Moments], now: Mapping[object, el.Moments],
 # --------------------------------------------------------------------------------------------------------- digits
 
 
-def of_images(model: nn.Module, data: ImageData, *, flat: bool = False, **how) -> Memory:
-    """The classes of images as concepts. `flat`: an image is a row."""
-    return Memory(model, lambda m: moments_by_class(m, data.train, batch_size=1024, flat=flat), **how)
+def of_images(model: nn.Module, data: ImageData, *, flat: bool = False, exact: bool = False, **how) -> Memory:
+    """The classes of images as concepts. `flat`: an image is a row; `exact`: sums in float64, for very fine cuts."""
+    return Memory(model, lambda m: moments_by_class(m, data.train, batch_size=1024, flat=flat, exact=exact), **how)
 
 
 @torch.no_grad()

@@ -51,6 +51,7 @@ def test_in_one_layer_the_order_is_a_commutator():
     assert row["between"] == pytest.approx(float((ab - ba).norm() / once.norm()))
     apart = [float((x - once).norm() / once.norm()) for x in (ab, ba)]
     assert row["distance"] == pytest.approx(sum(apart) / 2)
+    assert row["predicted"] == pytest.approx(row["between"])  # one layer: the prediction is the theorem
 
 
 def test_two_concepts_that_are_all_there_is_commute():
@@ -77,9 +78,8 @@ def test_in_turn_is_what_one_would_do_by_hand(memory, small):
 
 
 def test_overlap_is_a_cosine(memory):
-    moments = memory.moments()
-    assert study.overlap(moments, 3, 3, 1e-3) == pytest.approx(1)
-    there, back = study.overlap(moments, 4, 9, 1e-3), study.overlap(moments, 9, 4, 1e-3)
+    assert memory.overlap(3, 3) == pytest.approx(1)
+    there, back = memory.overlap(4, 9), memory.overlap(9, 4)
     assert there == pytest.approx(back) and 0 < there < 1
 
 
