@@ -29,7 +29,6 @@ NOT_RESULTS = {
     ("05", "0.1"): "a damping that the cells choose",
     ("08", ".218"): "the authors' own remark on 256 images a class",
     ("08", ".949"): "the same",
-    ("09", ".10"): "a threshold, said to be ours",
     ("10", "95"): "the level of an interval",
     ("12", "1.5"): "a budget that the next cell uses",
     ("12", "1.2"): "a budget that the next cell uses",

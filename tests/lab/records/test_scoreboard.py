@@ -47,6 +47,7 @@ def test_no_result_is_typed_in():
 
 
 ONE_SEED = {"cifar10-resnet18", "tofu-forgetting", "tofu-second-round"}  # each of them hours on a CPU
+ONE_SEED |= {"order-pretrained", "pretrained-tofu"}  # a model that others trained
 
 
 def test_a_verdict_is_by_rule_or_by_argument():
@@ -74,12 +75,12 @@ def test_published_numbers_and_recorded_rows_are_where_the_file_says(spec, r):
 
 
 def test_recordings_that_are_still_to_come_are_named_as_the_studies_name_them():
-    from engramlib.lab.studies import cifar, forgetting
+    from engramlib.lab.studies import cifar, forgetting, pretrained
 
     named = {name for _, r in ROWS for name in r.get("recorded", {}).get("run", ())}
     known = set(runs.names()) | {f"cifar10-{n}" for n in cifar.NETWORKS} | {"vit-imagenet"}
     known |= {f"{s}-{what}" for s in forgetting.SETTINGS for what in ("forgetting", *forgetting.OTHERS)}
-    assert named <= known
+    assert named <= known | {pretrained.TOFU, "order-pretrained"}
 
 
 def test_methods_and_places_are_those_of_the_studies():

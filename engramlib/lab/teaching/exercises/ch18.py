@@ -8,7 +8,7 @@ from torch import Tensor
 from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
 
 
-@exercise("18.1", wrong={"none": (None, None), "only fc1": (0, 1), "only fc3": (1, 0), "halves": (0.5, 0.5)})
+@exercise("18.1", wrong={"only fc1": (0, 1), "only fc3": (1, 0), "halves": (0.5, 0.5)})
 def _(answer: object) -> None:
     expect(isinstance(answer, (tuple, list)) and len(answer) == 2, "Give two numbers: (in fc1, in fc3).")
     expect(all(value is not None for value in answer), "Give two numbers: (in fc1, in fc3).")
