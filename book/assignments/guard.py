@@ -26,7 +26,10 @@ WATCHED = (
     "otter.test_files.abstract_test", "otter.test_files.exception_test",
 )  # fmt: skip
 # IPython puts its own in their place, in every notebook; the last one torch itself, once torch._dynamo is loaded.
-REPLACED_BY_OTHERS = {"builtins.open", "builtins.input", "builtins.print", "io.open", "torch.manual_seed"}
+REPLACED_BY_OTHERS = {
+    "builtins.exit", "builtins.input", "builtins.open", "builtins.print", "builtins.quit", "io.open",
+    "torch.manual_seed",
+}  # fmt: skip
 ALLOWED_IMPORTS = set(
     "__future__ abc bisect cmath collections contextlib copy dataclasses datetime decimal engramlib enum fractions "
     "functools hashlib heapq itertools json math matplotlib numbers numpy operator pandas pprint random re scipy "
