@@ -100,7 +100,7 @@ def erase(  # type: ignore[misc]
 
     Cost: one forward pass of all batches through the model and one through its copy, as far as the last layer, whatever
     the depth; 2 to 3 products of d × d a column in float64; one factorisation per distinct input; memory of the copy,
-    32 d² bytes for the widest layer, and the activations that wait. Source: this book's own; its chapter is to come.
+    32 d² bytes for the widest layer, and the activations that wait. Source: this book's own; chapter 18.
 
     Example:
         >>> import torch

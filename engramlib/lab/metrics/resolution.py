@@ -91,6 +91,23 @@ def paired(lost: Sequence[int], gained: Sequence[int], n: int, *, level: float =
     return Interval(mean, mean - half, mean + half)
 
 
+def unpaired(before: Sequence[float], after: Sequence[float], n: int, *, level: float = LEVEL) -> Interval:
+    """`paired` where only the shares are known, one a network and side, and not which images changed sides.
+
+    The part of the images is that of two independent samples (Agresti and Caffo 2000, as in `of_share`). The two
+    networks of a pair see the same images, so it is, as a rule, too wide: what it shows is shown.
+
+    >>> print(unpaired([0.85, 0.86, 0.84], [0.74, 0.73, 0.75], 1000))
+    0.11 (0.05 to 0.17)
+    """
+    _check(n, level)
+    differences = [a - b for a, b in zip(before, after, strict=True)]
+    sides = [(statistics.fmean(shares) * n + 1) / (n + 2) for shares in (before, after)]
+    images = _z(level) * math.sqrt(sum(p * (1 - p) for p in sides) / (n + 2))
+    mean, half = statistics.fmean(differences), math.hypot(_student(differences, level), images)
+    return Interval(mean, mean - half, mean + half)
+
+
 def less_right(before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]], *, level: float = LEVEL) -> Interval:
     """What the second network of each pair reads less than the first: `paired`, from which images each has right.
 

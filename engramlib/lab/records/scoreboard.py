@@ -258,6 +258,7 @@ class Statement:
     values: dict[str, Value]
     spec: dict[str, Any] = field(repr=False)
     sides: tuple[str, ...] = SIDES
+    given: Statement | None = field(default=None, repr=False)  # judged only where this one holds
 
     @property
     def digits(self) -> int:
@@ -285,8 +286,10 @@ class Statement:
 
     @property
     def holds(self) -> bool | None:
-        """By the rule; None where there is no rule, no number of ours, or nothing to hold it against."""
-        if self.rule is None or self.ours is None:
+        """By the rule; None where there is no rule, no number of ours, nothing to hold it against, or what it is given
+        does not hold.
+        """
+        if self.rule is None or self.ours is None or (self.given and not self.given.holds):
             return None
         mean, spread = self.ours.mean, self.ours.sd or 0.0
         if self.rule == "positive":
@@ -303,10 +306,17 @@ class Statement:
         }[self.rule]
 
     @property
+    def conditional(self) -> bool:
+        """Measured, and not judged because what it is given does not hold: it was not the published edit."""
+        return self.rule is not None and self.ours is not None and self.given is not None and self.given.holds is False
+
+    @property
     def test(self) -> str:
         """The rule in words, for a table."""
         if self.rule is None:
             return ""
+        if self.conditional:
+            return "not judged: the class is not gone"
         if self.rule == "positive":
             return "above 0, by more than ±"
         if self.rule == "same sign":
@@ -357,6 +367,8 @@ there is none, of the run on a laptop that built these pages.
   else is said. Of an erased concept, less may be left than published, not {TOLERANCE:g} more. Costs count within a
   factor of {FACTOR:g}. A comparison counts if the difference has the published sign and is larger than its spread over
   the seeds, an order if its rank correlation with the published one is at least {AGREEMENT:g}.
+- **What others pay counts only where the class is gone**: an edit that takes less costs less. Where more is left of the
+  erased class than that, the price is shown and not judged.
 - Where the paper has words or pictures, the bound is ours and is printed beside the number.
 - Once one statement is measured on the paper's data, only those that are count.
 - **reproduced**: every statement holds, on the paper's data (the model may be a smaller one; the runs are named).
@@ -373,7 +385,12 @@ def _statement(spec: dict[str, Any], chapter: str, needs: str | None, results: R
         found["laptop"] = laptop
     text = spec.get("published_text")
     known = Value(None, text=text) if text else published_value(spec.get("published"))
-    return Statement(spec["what"], known, found, spec)
+    return Statement(spec["what"], known, found, spec, given=_given(spec, earlier))
+
+
+def _given(spec: Mapping[str, Any], earlier: Mapping[str, Statement]) -> Statement | None:
+    """The statement without which this one says nothing: the price of an edit, without the erasure."""
+    return earlier[spec["given"]] if "given" in spec else None
 
 
 def _derived(spec: dict[str, Any], earlier: Mapping[str, Statement]) -> Statement:
@@ -393,9 +410,10 @@ def _derived(spec: dict[str, Any], earlier: Mapping[str, Statement]) -> Statemen
     known = Value(None, text=text) if text else None
     if "difference" in spec and known is None:
         known = minus(*(s.published for s in parts))
+    given = _given(spec, earlier)
     if "order" in spec:
         spec = {**spec, "bound": AGREEMENT}
-    return Statement(spec["what"], known, found, spec)
+    return Statement(spec["what"], known, found, spec, given=given)
 
 
 def _entry(spec: Mapping[str, Any], results: Results, folder: Path | None) -> Entry:
@@ -407,7 +425,7 @@ def _entry(spec: Mapping[str, Any], results: Results, folder: Path | None) -> En
         statements[one.what] = one
     found = tuple(statements.values())
     if any(s.side == "real" and s.holds is not None for s in found):  # what is measured on the paper's data decides
-        found = tuple(replace(s, sides=("real",)) for s in found)
+        found = tuple(replace(s, sides=("real",), given=s.given and replace(s.given, sides=("real",))) for s in found)
     if "verdict" in spec:
         verdict, evidence, why = spec["verdict"]["is"], "argument", spec["verdict"]["why"]
     else:
@@ -423,7 +441,8 @@ def _entry(spec: Mapping[str, Any], results: Results, folder: Path | None) -> En
 def _verdict(statements: Sequence[Statement], needs: str | None) -> tuple[str, str, str]:
     """The verdict by rule, what it rests on, and the sentence that says so."""
     judged = [s for s in statements if s.holds is not None]
-    waiting = [s for s in statements if s.rule is not None and s.holds is None]
+    waiting = [s for s in statements if s.rule is not None and s.holds is None and not s.conditional]
+    beside = [s for s in statements if s.conditional]
     if not judged:
         return "not yet", "", f"Needs {needs}; nothing is measured yet." if needs else "Nothing is measured yet."
     hold = [s for s in judged if s.holds]
@@ -440,6 +459,8 @@ def _verdict(statements: Sequence[Statement], needs: str | None) -> tuple[str, s
         sentence += f" {needs} itself is still to come."
     elif waiting:
         sentence += f" Not measured there: {'; '.join(s.what for s in waiting)}."
+    if beside:
+        sentence += f" Not judged, since too much is left of the erased class: {'; '.join(s.what for s in beside)}."
     return verdict, on, sentence
 
 

@@ -21,6 +21,8 @@ STUDIES = {
     "trained": "the language models of chapters 13 and 14",
     "forgetting": "chapters 13 and 14",
     "pretrained": "chapter 15",
+    "order": "chapter 16",
+    "compensated": "chapter 18",
 }
 
 

@@ -173,20 +173,33 @@ def frontier(
 
 
 def relative(rows: Iterable[Row], unedited: Iterable[Row], best: Iterable[Row]) -> list[Row]:
-    """`rows` with `done` and `outside_times`, by what the same network draws unedited, and at best.
+    """`rows` with `went`, `way` and `outside_times`, by what the same network draws unedited, and at best.
 
-    `done` = how much of the way the error inside the attribute went: 0 = as unedited, 1 = as good as this network can
-    draw, negative = worse than doing nothing. `outside_times` = error outside, as a multiple of the unedited one.
+    `went` = by how much the error inside the attribute fell, `way` = by how much it can fall in this network: see
+    `pooled`. `outside_times` = error outside, as a multiple of the unedited one.
     """
     key = ("seed", "attribute", "question")
     start, goal = ({tuple(r[k] for k in key): r for r in found} for found in (unedited, best))
     out = []
     for row in rows:
         a, b = (found[tuple(row[k] for k in key)] for found in (start, goal))
-        gap = a["inside"] - b["inside"]
-        done = (a["inside"] - row["inside"]) / gap if gap else float("nan")
-        out.append({**row, "done": done, "outside_times": row["outside"] / a["outside"]})
+        found = {"went": a["inside"] - row["inside"], "way": a["inside"] - b["inside"]}
+        out.append({**row, **found, "outside_times": row["outside"] / a["outside"]})
     return out
+
+
+def pooled(rows: Iterable[Row], by: Sequence[str] = ()) -> dict[tuple, float]:
+    """How far edits went, of `relative` rows, for each combination of `by`: what errors fell together over their way.
+
+    0 = as unedited, 1 = as good as the network can draw, negative = worse than doing nothing. Errors are added up
+    before they are divided: a ratio of a short way has no lower bound, and one of them could decide a mean of ratios.
+    """
+    sums: dict[tuple, list[float]] = {}
+    for row in rows:
+        total = sums.setdefault(tuple(row[b] for b in by), [0.0, 0.0])
+        total[0] += row["went"]
+        total[1] += row["way"]
+    return {key: went / way if way else float("nan") for key, (went, way) in sums.items()}
 
 
 def weighted(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from torch import nn
@@ -302,24 +302,27 @@ PARTS = {"base": base, "heatmap": heatmap, "frontier": frontier, "statistics": s
 
 def record(network: Network, data: ImageData, *, seeds: int, overwrite: bool, restart: bool) -> None:
     """Write `data/runs/cifar10-<network>.json`, study by study; resumes where it was cut off."""
-    run = runs.record(
+
+    def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
+        for study in STUDIES[network.name]:
+            for seed in recorder.seeds:
+
+                def rows(study: str = study, seed: int = seed) -> list[Row]:
+                    if study == "unlearning":
+                        return compare(network, data, seed, _chosen(recorder.rows))
+                    return PARTS[study](network, data, seed)
+
+                yield {"study": study, "seed": seed}, rows
+
+    recording.write(
         f"cifar10-{network.name}",
+        parts,
         config={"network": asdict(network), "forget": FORGET, "rcond": RCOND},
         seeds=range(seeds),
         data=data,
         overwrite=overwrite,
         restart=restart,
     )
-    with run as recorder:
-        for study in STUDIES[network.name]:
-            for seed in recorder.seeds:
-                if recorder.done(study=study, seed=seed):
-                    continue
-                if study == "unlearning":
-                    rows = compare(network, data, seed, _chosen(recorder.rows))
-                else:
-                    rows = PARTS[study](network, data, seed)
-                recorder.add(rows, study=study, seed=seed)
 
 
 def _chosen(rows: Sequence[Row]) -> dict[str, dict]:

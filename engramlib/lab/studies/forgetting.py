@@ -2,13 +2,14 @@
 
     python -m engramlib.lab.studies forgetting --record                # generated authors, three seeds
     python -m engramlib.lab.studies forgetting --record --places       # which layers, and which W0
+    python -m engramlib.lab.studies forgetting --record --cuts         # why the published strengths do little here
     python -m engramlib.lab.studies forgetting --record --data tofu    # real TOFU, after `trained`
     python -m engramlib.lab.studies forgetting --record --data tofu --second-round
     python -m engramlib.lab.studies forgetting --record --data tofu --shares
 
-Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Five
+Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Seven
 studies: the first three in `<data>-forgetting` and `<data>-second-round`, "places" (with its "tuning") in
-`<data>-places`, "shares" in `<data>-shares`:
+`<data>-places`, "shares" in `<data>-shares`, "cuts" and "certainty" in `<data>-cuts`:
 
     methods    one row an entrant and seed: settings, cost, and the aggregates of `metrics.tofu.compare`
     tuning     one row a setting that was tried on the rehearsal, with its cost, the level that was aimed at (`goal`),
@@ -17,24 +18,31 @@ studies: the first three in `<data>-forgetting` and `<data>-second-round`, "plac
     places     one row a choice of layers (Table 8) or of W0 (Table 9), with the aggregates; α as chosen for W-Norm
     shares     one row a layer: what share of its response the engram takes, on the answers to forget and on the others;
                with "tuning" of an engram and "knows", also for models that learned the questions from fresh weights
+    cuts       one row a cut, way to share out the strength, and α: what is left and kept. Nothing is chosen by them
+    certainty  the same at α_W-Norm = 1 for models whose fine-tuning ended early, which are less sure of the answers
 
 A recording resumes after the last entrant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from statistics import median
 
+import torch
 from torch import nn
 
 import engramlib as el
+from engramlib import language
 from engramlib.lab.data import QuestionData
 from engramlib.lab.metrics import share_taken
 from engramlib.lab.metrics import tofu as benchmark
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
-from engramlib.lab.studies import trained
+from engramlib.lab.studies import recording, trained
 from engramlib.lab.studies.recording import device, parser
 from engramlib.lab.unlearning import text as unlearning
 from engramlib.lab.unlearning.method import Settings
@@ -130,6 +138,14 @@ SECOND_ROUND: dict[str, Entrant] = {
         tuple({"keep": keep, "layers": layers} for layers in ("all", "write", "mlp") for keep in (0.05, 0.1, 0.2)),
     ),
 }
+
+# The paper's cut is the first. `BY_WIDTH` is the rule of the authors' package, d times float32's machine epsilon: with
+# the widths of a model of a billion parameters 2e-4 to 1e-3 (`TYPICAL` lies between), with ours 1.5e-5 to 9e-5.
+CUTS = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+TYPICAL = 3e-4
+BY_WIDTH, EPSILON = "by width", 1.1920929e-07
+STRENGTHS = {"max": (1.0, 2.0, 3.0, 4.0), "median": (0.6, 1.0, 1.5, 2.0), "uniform": (0.6, 1.0)}
+EARLY = (5, 8, 12, 20)  # epochs of fine-tuning, of thirty
 
 COST = ("seconds", "passes", "trained_passes")  # of one run, everything shared included
 
@@ -300,6 +316,89 @@ def shares(case: Case) -> list[Row]:
     ]
 
 
+def by_cut(problem: unlearning.Problem) -> dict[float | str, el.Engram]:
+    """Cut -> the engram (λ = 1) of every layer: the numbers of `CUTS`, and d · 1.2e-7 under `BY_WIDTH`."""
+    plus, minus = problem.moments(None)
+    found: dict[float | str, el.Engram] = dict(el.extract(problem.model, plus, minus, rcond=list(CUTS)))
+    widths: dict[int, list[str]] = {}
+    for name in plus:
+        widths.setdefault(plus[name].shape[-1], []).append(name)
+    parts = [
+        el.extract(problem.model, plus.select(names), minus.select(names), rcond=width * EPSILON)
+        for width, names in widths.items()
+    ]
+    found[BY_WIDTH] = sum(parts[1:], parts[0])
+    return found
+
+
+def cuts(case: Case) -> list[Row]:
+    """Rows of the study "cuts", on `forget10`: each cut with each way to share out the strength, at every α.
+
+    `shared`: "max" is the paper's α_W-Norm; "median" divides by the median of the r_ℓ instead, so that one noisy layer
+    cannot weaken the others; "uniform". `largest`: the layer with the largest r_ℓ, `r` and `r_median` its value and the
+    median.
+    """
+    problem, rows = case.problem(), []
+    for cut, engram in by_cut(problem).items():
+        norms = engram.relative_norms()
+        largest = max(norms, key=norms.__getitem__)
+        facts = {"largest": largest, "r": norms[largest], "r_median": median(norms.values())}
+        ways = {"max": engram.norm_weighted(), "median": engram.norm_weighted(to="median"), "uniform": engram}
+        for shared, change in ways.items():
+            for alpha in STRENGTHS[shared]:
+                left, kept = problem.accuracies(edited(problem, change, alpha))
+                rows.append(
+                    {
+                        "study": "cuts",
+                        "seed": case.seed,
+                        "cut": cut,
+                        "shared": shared,
+                        "alpha": alpha,
+                        "left": left,
+                        "kept": kept,
+                        **facts,
+                    }
+                )
+    return rows
+
+
+def certainty(case: Case, epochs: int) -> list[Row]:
+    """Rows of the study "certainty": a full model whose fine-tuning ends after so many epochs, and α_W-Norm = 1 on it.
+
+    `nll`: mean over the forgotten answers' tokens before the edit, `nll_after` after it.
+    """
+    settings = trained.SETTINGS[case.setting.name]
+    brief = replace(settings, finetune=replace(settings.finetune, epochs=epochs))
+    start = copy.deepcopy(case.model("pretrained"))
+    model, _ = trained.fit(brief, case.data, case.tokenizer, "full", case.seed, start=start)
+    begun = replace(case.problem(), model=model.to(device()).eval())
+    before, rows = begun.accuracies(begun.model), []
+    for cut, engram in by_cut(begun).items():
+        if cut in (CUTS[0], TYPICAL):
+            after = edited(begun, engram.norm_weighted())
+            left, kept = begun.accuracies(after)
+            rows.append(
+                {
+                    "study": "certainty",
+                    "seed": case.seed,
+                    "epochs": epochs,
+                    "cut": cut,
+                    "nll": _nll(begun, begun.model),
+                    "nll_after": _nll(begun, after),
+                    "known": before[0],
+                    "kept_before": before[1],
+                    "left": left,
+                    "kept": kept,
+                }
+            )
+    return rows
+
+
+def _nll(problem: unlearning.Problem, model: nn.Module) -> float:
+    answers = language.answer_logprobs(model, problem.tokenizer, problem.forget_pairs, batch_size=64)
+    return -float(torch.cat([answer.logprobs for answer in answers]).double().mean())
+
+
 def entrant_of(name: str) -> Entrant:
     """The entrant of the first or the second round."""
     return ENTRANTS[name] if name in ENTRANTS else SECOND_ROUND[name]
@@ -319,79 +418,112 @@ def chosen(rows: Sequence[Row], name: str) -> Settings | None:
 
 def record(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
     """Write `data/runs/<name>-forgetting.json`, entrant by entrant; resumes where it was cut off."""
-    _record("forgetting", setting.entrants or tuple(ENTRANTS), setting, seeds, overwrite, restart)
+    entrants = setting.entrants or tuple(ENTRANTS)
+    _record("forgetting", partial(_entrants, entrants), setting, seeds, overwrite, restart)
 
 
 def record_second_round(
     setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False
 ) -> None:
     """Write `data/runs/<name>-second-round.json`: the entrants of `SECOND_ROUND`."""
-    _record("second-round", tuple(SECOND_ROUND), setting, seeds, overwrite, restart)
-
-
-def _record(
-    what: str, names: Sequence[str], setting: Setting, seeds: Sequence[int], overwrite: bool, restart: bool
-) -> None:
-    with _recorder(what, setting, seeds, overwrite, restart) as recording:
-        cases = _cases(setting, seeds)
-        for name in names:
-            entrant = entrant_of(name)
-            tuning, facts = ({"study": study, "method": name} for study in ("tuning", "methods"))
-            if entrant.method is not None and not recording.done(**tuning):
-                recording.add(choose(cases[seeds[0]], name), **tuning)
-            for seed in seeds:
-                if not recording.done(**facts, seed=seed):
-                    recording.add(forget(cases[seed], name, chosen(recording.rows, name)), **facts, seed=seed)
+    _record("second-round", partial(_entrants, tuple(SECOND_ROUND)), setting, seeds, overwrite, restart)
 
 
 def record_places(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
     """Write `data/runs/<name>-places.json`, at the α that the rehearsal chooses for α_W-Norm."""
-    with _recorder("places", setting, seeds, overwrite, restart) as recording:
-        cases, tuning = _cases(setting, seeds), {"study": "tuning", "method": "engram_norm"}
-        if not recording.done(**tuning):
-            recording.add(choose(cases[seeds[0]], "engram_norm"), **tuning)
-        alpha = chosen(recording.rows, "engram_norm")["alpha"]
-        for seed in seeds:
-            if not recording.done(study="places", seed=seed):
-                recording.add(places(cases[seed], alpha), study="places", seed=seed)
+    _record("places", _places, setting, seeds, overwrite, restart)
 
 
 def record_shares(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
     """Write `data/runs/<name>-shares.json`. Where the models read plain text first, also for models that did not."""
-    starts = {"nothing": lambda case: case}
-    if trained.SETTINGS[setting.name].pretrain is not None:
-        starts = {"plain text": lambda case: case, "nothing": from_nothing}
-    with _recorder("shares", setting, seeds, overwrite, restart) as recording:
-        for seed, begun in _cases(setting, seeds).items():
-            for start, make in starts.items():
-                if recording.done(start=start, seed=seed):
-                    continue
-                found = make(begun)
+    _record("shares", _shares, setting, seeds, overwrite, restart)
+
+
+def record_cuts(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
+    """Write `data/runs/<name>-cuts.json`; "certainty" where the models read plain text first."""
+    _record("cuts", _cuts, setting, seeds, overwrite, restart)
+
+
+Cases = Mapping[int, Case]
+
+
+def _entrants(names: Sequence[str], cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
+    first = cases[min(cases)]
+    for name in names:
+        if entrant_of(name).method is not None:
+            yield {"study": "tuning", "method": name}, partial(choose, first, name)
+        for seed, case in cases.items():
+
+            def rows(case: Case = case, name: str = name) -> list[Row]:
+                return forget(case, name, chosen(recorder.rows, name))
+
+            yield {"study": "methods", "method": name, "seed": seed}, rows
+
+
+def _places(cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
+    yield {"study": "tuning", "method": "engram_norm"}, partial(choose, cases[min(cases)], "engram_norm")
+    for seed, case in cases.items():
+
+        def rows(case: Case = case) -> list[Row]:
+            return places(case, chosen(recorder.rows, "engram_norm")["alpha"])
+
+        yield {"study": "places", "seed": seed}, rows
+
+
+def _shares(cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
+    for seed, case in cases.items():
+        starts = {"nothing": lambda case: case}
+        if trained.SETTINGS[case.setting.name].pretrain is not None:
+            starts = {"plain text": lambda case: case, "nothing": from_nothing}
+        for start, make in starts.items():
+
+            def rows(
+                case: Case = case, start: str = start, make: Callable[[Case], Case] = make, full: bool = len(starts) > 1
+            ) -> list[Row]:
+                found = make(case)
                 rows = shares(found)
-                if len(starts) > 1:  # else both are recorded with the models and the methods
+                if full:  # else both are recorded with the models and the methods
                     known = trained.measure(found.model("full"), found.tokenizer, found.data, ("forget10",))
                     rows += choose(found, "engram_lambda")
-                    rows += [{"study": "knows", "seed": seed, **row} for row in known]
-                recording.add([{**row, "start": start} for row in rows], start=start, seed=seed)
+                    rows += [{"study": "knows", "seed": case.seed, **row} for row in known]
+                return [{**row, "start": start} for row in rows]
+
+            yield {"start": start, "seed": seed}, rows
 
 
-def _cases(setting: Setting, seeds: Sequence[int]) -> dict[int, Case]:
+def _cuts(cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
+    for seed, case in cases.items():
+        yield {"study": "cuts", "seed": seed}, partial(cuts, case)
+        for epochs in EARLY if trained.SETTINGS[case.setting.name].pretrain is not None else ():
+            yield {"study": "certainty", "seed": seed, "epochs": epochs}, partial(certainty, case, epochs)
+
+
+def _record(
+    what: str,
+    parts: Callable[[Cases, runs.Recorder], Iterator[recording.Part]],
+    setting: Setting,
+    seeds: Sequence[int],
+    overwrite: bool,
+    restart: bool,
+) -> None:
     data = trained.questions(trained.SETTINGS[setting.name])
-    return {seed: case(setting, seed, data) for seed in seeds}
-
-
-def _recorder(what: str, setting: Setting, seeds: Sequence[int], overwrite: bool, restart: bool) -> runs.Recorder:
-    return runs.record(
+    recording.write(
         f"{setting.name}-{what}",
+        lambda recorder: parts({seed: case(setting, seed, data) for seed in seeds}, recorder),
         config={"setting": asdict(setting), "models": asdict(trained.SETTINGS[setting.name])},
         seeds=seeds,
-        data=trained.questions(trained.SETTINGS[setting.name]),
+        data=data,
         overwrite=overwrite,
         restart=restart,
     )
 
 
-OTHERS = {"second-round": record_second_round, "places": record_places, "shares": record_shares}
+OTHERS = {
+    "second-round": record_second_round,
+    "places": record_places,
+    "shares": record_shares,
+    "cuts": record_cuts,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

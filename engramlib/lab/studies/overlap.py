@@ -264,7 +264,8 @@ def interval(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[f
 
     The unit is the erased class: classes are drawn anew with replacement, and so are seeds, the same classes for every
     seed. Pairs are not drawn: all pairs of one erased class share one edit. With three seeds the spread between
-    seeds is known poorly, and the interval is, if anything, too narrow.
+    seeds is known poorly, and the interval is, if anything, too narrow. It speaks for classes like these; where several
+    of them share what varies, a material, take `interval_of_units`.
     """
     values = np.asarray(values, dtype=float)
     values = values[:, ~np.isnan(values).any(0)]
@@ -275,6 +276,51 @@ def interval(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[f
     means = values[chosen[:, :, None], classes[:, None, :]].mean((1, 2))
     low, high = np.quantile(means, (0.025, 0.975))
     return float(values.mean()), float(low), float(high)
+
+
+def interval_of_units(values: np.ndarray, unit_of: Sequence[int]) -> tuple[float, float, float]:
+    """(mean, low, high): Student's 95 % interval over units that several erased classes share, a material for instance.
+
+    `values`: seeds x erased classes (NaN where there is none), `unit_of` the unit of each of these classes. Each unit
+    counts once, with the mean over its classes and over the seeds, which share images and materials. With few units
+    the interval is wide, as it should be: classes of one material are not independent of each other.
+    """
+    return student([float(v) for v in of_units(values, unit_of)])
+
+
+def of_units(values: np.ndarray, unit_of: Sequence[int]) -> np.ndarray:
+    """The mean of each unit, in the order of their numbers; see `interval_of_units`."""
+    units, values = np.asarray(unit_of), np.asarray(values, dtype=float)
+    return np.array([np.nanmean(values[:, units == unit]) for unit in np.unique(units)])
+
+
+def student(means: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high): Student's 95 % interval of the mean of independent numbers.
+
+    >>> [round(v, 1) for v in student([1.0, 2.0, 3.0])]
+    [2.0, -0.5, 4.5]
+    """
+    from scipy.stats import t
+
+    mean, n = float(np.mean(means)), len(means)
+    half = float(t.ppf(0.975, n - 1) * np.std(means, ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half
+
+
+def own_control(rows: Sequence[Row], kinds: Mapping[str, Tensor], n_sub: int) -> list[float]:
+    """For each material, what its classes lose when another shape in it goes, beyond what they lose when another
+    shape in another texture of its colour goes; points, out of the rows of a "heatmap" (one α, one norm).
+
+    The same classes are tested both times, so a texture that loses whatever is erased does not count.
+    """
+    n = len(kinds["material"])
+    points = torch.zeros(n, n, dtype=torch.float64)
+    for row in rows:
+        points[row["erased"]] += torch.tensor(row["points"], dtype=torch.float64)
+    points /= len({row["seed"] for row in rows})
+    tested = torch.arange(n) % n_sub
+    means = [[float(points[kinds[k] & (tested == m)].mean()) for k in ("material", "colour")] for m in range(n_sub)]
+    return [own - other for own, other in means]
 
 
 def permutation_test(

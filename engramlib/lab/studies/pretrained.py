@@ -3,6 +3,7 @@
     python -m engramlib.lab.studies pretrained --record     # resumes after the last part that was finished
     python -m engramlib.lab.studies pretrained --record --questions
     python -m engramlib.lab.studies pretrained --record --methods
+    python -m engramlib.lab.studies pretrained --record --tofu
 
 What is edited is SmolLM2-135M as it was published; nobody here trained it. Columns are read where the answer is
 *predicted* (`shift=True`). Settings are chosen on validation items; what is reported are held-out ones: the forgotten
@@ -18,6 +19,7 @@ counts (`Case.known`). Studies, one `study` each:
     numbers     cuts and floating point
     many        several concepts at once, and in which order
     methods     gradient ascent, NPO, UCE
+    tofu map    the map for TOFU's authors, of whom this model never heard (chapter 14)
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
@@ -33,10 +36,11 @@ import torch
 
 import engramlib as el
 from engramlib import language
-from engramlib.lab.data import Question, QuestionData, world
+from engramlib.lab.data import Question, QuestionData, tofu, world
 from engramlib.lab.models import zoo
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
+from engramlib.lab.studies import recording
 from engramlib.lab.studies.recording import device, parser
 from engramlib.lab.unlearning import controls
 from engramlib.lab.unlearning import text as unlearning
@@ -382,6 +386,26 @@ def where(case: Case, cuts: Sequence[float] = (1e-6, 1e-4)) -> list[Row]:
     return [{"study": "map", "concept": case.concept, "cut": cut, **mean_norms(found[cut])} for cut in cuts]
 
 
+def tofu_map(lm: zoo.LanguageModel, cuts: Sequence[float] = (1e-6, 1e-4)) -> list[Row]:
+    """Rows of the study "tofu map": what `where` measures, for authors of whom the model never heard.
+
+    The target is 60 of forget10's questions, or as control 60 about other authors (`target`); 540 further questions
+    about others are kept. Columns are where the answers' tokens stand, as in chapter 13 and the published map.
+    """
+    data = tofu()
+    retain = data.pairs("retain90")
+    sides = {"forget10": data.pairs("forget10")[:60], "other authors": retain[:60], "kept": retain[60:600]}
+    how = {"layers": PLACES["all"], "batch_size": 16}
+    moments = {side: language.collect(lm.model, lm.tokenizer, pairs, **how) for side, pairs in sides.items()}
+    rows = []
+    for target in ("forget10", "other authors"):
+        found = el.extract(lm.model, moments[target], moments["kept"], rcond=list(cuts))
+        rows += [
+            {"study": "tofu map", "seed": 0, "target": target, "cut": cut, **mean_norms(found[cut])} for cut in cuts
+        ]
+    return rows
+
+
 def protect(lm: zoo.LanguageModel, concept: str, edit: Edit, near: Sequence[int], rest: Sequence[int]) -> list[Row]:
     """Rows of the study "protect": the same edit with fewer neighbours, or with less of everything else, kept."""
     rows = []
@@ -568,6 +592,7 @@ def over_concepts(rows: Iterable[Row], edit: str, part: str, key: str = "right")
 # --------------------------------------------------------------------------------------------------- command line
 
 CONCEPTS, QUESTIONS, METHODS = "pretrained-concepts", "pretrained-questions", "pretrained-methods"
+TOFU = "pretrained-tofu"
 RECORDED = ("Paris", "Shakespeare", "Spanish", "Apple", "biology")
 GRID = (
     Edit(specificity=30.0),
@@ -599,16 +624,17 @@ def before(case: Case) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parser("pretrained", __doc__, f"{CONCEPTS} (or {QUESTIONS}, {METHODS})")
+    options = parser("pretrained", __doc__, f"{CONCEPTS} (or {QUESTIONS}, {METHODS}, {TOFU})")
     options.add_argument("--questions", action="store_true", help="what a reader would try, after the concepts")
     options.add_argument("--methods", action="store_true", help="other ways to forget, on the same facts")
+    options.add_argument("--tofu", action="store_true", help="the map for TOFU's authors; needs TOFU")
     options.add_argument("--precision", choices=zoo.language.PRECISIONS, default=None)
     args = options.parse_args(argv)
     lm = zoo.smollm2(args.precision)
     lm = lm._replace(model=lm.model.to(device()))
-    name, parts = CONCEPTS, _concepts
-    if args.questions or args.methods:
-        name, parts = (QUESTIONS, _questions) if args.questions else (METHODS, _methods)
+    others = {QUESTIONS: (args.questions, _questions), METHODS: (args.methods, _methods), TOFU: (args.tofu, _tofu)}
+    asked = ((name, parts) for name, (wanted, parts) in others.items() if wanted)
+    name, parts = next(asked, (CONCEPTS, _concepts))
     config = {
         "model": lm.label,
         "weights": zoo.fingerprint(lm.model),
@@ -621,25 +647,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in [*before(case), *choose(case, GRID[:1], LADDER)]:
             print(row)
         return 0
-    how = {"overwrite": args.overwrite, "restart": args.restart}
-    data = {"name": "facts of the world", "fingerprint": world.fingerprint()}
-    with runs.record(name, config=config, seeds=[0], data=data, **how) as recording:
-        for facts, rows in parts(lm, recording):
-            if not recording.done(**facts):
-                wall, cpu = time.perf_counter(), time.process_time()
-                found = rows()
-                cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-                recording.add([*found, {"study": "cost", "of": facts["part"], **cost}], **facts)
+    data = tofu() if args.tofu else {"name": "facts of the world", "fingerprint": world.fingerprint()}
+
+    def timed(recorder: runs.Recorder) -> Iterable[recording.Part]:
+        return ((facts, partial(_with_cost, facts["part"], rows)) for facts, rows in parts(lm, recorder))
+
+    recording.record(name, timed, args, config=config, seeds=[0], data=data)
     return 0
 
 
-def _concepts(lm: zoo.LanguageModel, recording: runs.Recorder) -> Iterable[tuple[Row, Callable[[], list[Row]]]]:
+def _with_cost(part: str, make: Callable[[], list[Row]]) -> list[Row]:
+    """The rows of a part, and one of the study "cost": seconds that passed, and that a core worked."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    rows = make()
+    cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    return [*rows, {"study": "cost", "of": part, **cost}]
+
+
+def _concepts(lm: zoo.LanguageModel, recorder: runs.Recorder) -> Iterable[recording.Part]:
     """The parts of the first recording, a concept at a time: its moments are large."""
     for concept in RECORDED:
         case = Case(lm, concept)
 
         def report(case=case) -> list[Row]:
-            return held_out(case, chosen(recording.rows, case.concept))
+            return held_out(case, chosen(recorder.rows, case.concept))
 
         yield {"part": "before", "concept": concept}, lambda case=case: before(case)
         yield (
@@ -649,7 +680,7 @@ def _concepts(lm: zoo.LanguageModel, recording: runs.Recorder) -> Iterable[tuple
         yield {"part": "held_out", "concept": concept}, report
 
 
-def _methods(lm: zoo.LanguageModel, recording: runs.Recorder) -> Iterable[tuple[Row, Callable[[], list[Row]]]]:
+def _methods(lm: zoo.LanguageModel, recorder: runs.Recorder) -> Iterable[recording.Part]:
     """Settings are chosen on Paris; another concept gets the chosen ones."""
     paris = Case(lm, "Paris")
     for name, tries in TRIES.items():
@@ -658,13 +689,13 @@ def _methods(lm: zoo.LanguageModel, recording: runs.Recorder) -> Iterable[tuple[
     for name in TRIES:
 
         def again(name=name) -> list[Row]:
-            (row,) = (r for r in recording.rows if r.get("method") == name and r["concept"] == "Paris" and r["chosen"])
+            (row,) = (r for r in recorder.rows if r.get("method") == name and r["concept"] == "Paris" and r["chosen"])
             return methods(other, {name: [row["settings"]]})
 
         yield {"part": name, "concept": "Spanish"}, again
 
 
-def _questions(lm: zoo.LanguageModel, recording: runs.Recorder) -> Iterable[tuple[Row, Callable[[], list[Row]]]]:
+def _questions(lm: zoo.LanguageModel, recorder: runs.Recorder) -> Iterable[recording.Part]:
     """The parts of the second recording, with the edits that the first one chose."""
     rows = runs.load(CONCEPTS).rows
     edits = {concept: chosen(rows, concept) for concept in RECORDED}
@@ -675,3 +706,7 @@ def _questions(lm: zoo.LanguageModel, recording: runs.Recorder) -> Iterable[tupl
     yield {"part": "many"}, lambda: many(lm, edits, (1, 2, len(RECORDED)))
     yield {"part": "order"}, lambda: order(lm, {c: edits[c] for c in RECORDED[:3]})
     yield {"part": "map"}, lambda: where(paris)
+
+
+def _tofu(lm: zoo.LanguageModel, recorder: runs.Recorder) -> Iterable[recording.Part]:
+    yield {"part": "tofu map"}, lambda: tofu_map(lm)

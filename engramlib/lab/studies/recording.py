@@ -49,27 +49,38 @@ def parser(study: str, doc: str, writes: str, *, seeds: int | None = None) -> ar
     return options
 
 
-def record(
+Part = tuple[Row, Callable[[], list[Row]]]
+"""What a part is called, its facts, and what makes its rows."""
+
+
+def write(
     name: str,
-    parts: Iterable[tuple[Row, Callable[[], list[Row]]]],
-    args: argparse.Namespace,
+    parts: Iterable[Part] | Callable[[runs.Recorder], Iterable[Part]],
     *,
     config: Mapping[str, object],
     seeds: Sequence[int],
     data: object,
+    overwrite: bool = False,
+    restart: bool = False,
     summary: Callable[[list[Row]], object] | None = None,
 ) -> runs.Recorder:
-    """Record every part, (facts, function), that is not there yet; `summary` of all rows is kept with them."""
-    recorder = runs.record(
-        name, config=dict(config), seeds=seeds, data=data, overwrite=args.overwrite, restart=args.restart
-    )
+    """Record every part that is not there yet; `summary` of all rows is kept with them.
+
+    `parts`: or a function of the recorder, for parts that read in its rows what earlier ones chose.
+    """
+    recorder = runs.record(name, config=dict(config), seeds=seeds, data=data, overwrite=overwrite, restart=restart)
     with recorder as recording:
-        for facts, rows in parts:
+        for facts, rows in parts(recording) if callable(parts) else parts:
             if not recording.done(**facts):
                 recording.add(rows(), **facts)
         if summary is not None:
             recording.summary = summary(recording.rows)
     return recording
+
+
+def record(name: str, parts: Any, args: argparse.Namespace, **how: Any) -> runs.Recorder:
+    """`write` with what the command line says of an earlier recording."""
+    return write(name, parts, overwrite=args.overwrite, restart=args.restart, **how)
 
 
 def by_seed(

@@ -17,6 +17,7 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -279,36 +280,38 @@ def record(settings: Settings, *, seeds: int, overwrite: bool = False, restart: 
     models.save_tokenizer(tokenizer, _folder(settings.name) / f"{settings.name}-tokenizer.json")
     tokenizer = _tokenizer(settings.name)
     sizes = {"vocab_size": len(tokenizer), **settings.sizes}
-    run = runs.record(
+
+    def made(kind: str, seed: int) -> list[Row]:
+        begun = kind != "pretrained" and settings.pretrain is not None
+        model, history = fit(
+            settings,
+            data,
+            tokenizer,
+            kind,
+            seed,
+            start=read_model(_path(settings.name, "pretrained", seed)) if begun else None,
+            checkpoint=checkpoints() / f"{settings.name}-{kind}-seed{seed}.pt",
+            log=True,
+        )
+        path = _path(settings.name, kind, seed)
+        write_model(model, sizes, path)
+        facts = {"kind": kind, "seed": seed}
+        rows = [{"study": "knows", **facts, **row} for row in measure(read_model(path), tokenizer, data)]
+        return [*rows, {"study": "file", **facts, **_file(path, model, history)}]
+
+    recording.write(
         f"{settings.name}-models",
+        lambda recorder: (
+            ({"kind": kind, "seed": seed}, partial(made, kind, seed))
+            for seed in recorder.seeds
+            for kind in settings.kinds
+        ),
         config=asdict(settings) | {"vocab_size": len(tokenizer), "stored": str(STORED).removeprefix("torch.")},
         seeds=range(seeds),
         data=data,
         overwrite=overwrite,
         restart=restart,
     )
-    with run as recorder:
-        for seed in recorder.seeds:
-            for kind in settings.kinds:
-                if recorder.done(kind=kind, seed=seed):
-                    continue
-                begun = kind != "pretrained" and settings.pretrain is not None
-                model, history = fit(
-                    settings,
-                    data,
-                    tokenizer,
-                    kind,
-                    seed,
-                    start=read_model(_path(settings.name, "pretrained", seed)) if begun else None,
-                    checkpoint=checkpoints() / f"{settings.name}-{kind}-seed{seed}.pt",
-                    log=True,
-                )
-                path = _path(settings.name, kind, seed)
-                write_model(model, sizes, path)
-                facts = {"kind": kind, "seed": seed}
-                rows = [{"study": "knows", **facts, **row} for row in measure(read_model(path), tokenizer, data)]
-                rows.append({"study": "file", **facts, **_file(path, model, history)})
-                recorder.add(rows, **facts)
 
 
 def _file(path: Path, model: LlamaForCausalLM, history: History) -> Row:

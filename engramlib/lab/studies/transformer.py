@@ -169,6 +169,26 @@ def erase(
     return rows
 
 
+def by_share(
+    model: nn.Module, data: Data, sets: Sequence[Sequence[int]], *, seed: int, rcond: float = 1e-6
+) -> list[Row]:
+    """Subtract the engrams of several classes at once (λ = 1), one row a set.
+
+    `share` of the classes, accuracy left on them (`erased`), and what the others lose (`loss`).
+    """
+    start = class_accuracy(model, data)
+    found = el.collect_by_concept(model, data.batches("train", 256), lambda batch: batch[1])
+    single = el.extract_all(model, found, rcond=rcond)
+    rows: list[Row] = []
+    for gone in sets:
+        kept = [c for c in range(data.n_classes) if c not in gone]
+        with el.edited(model, -1.0 * sum(single[c] for c in gone)):
+            now = class_accuracy(model, data)
+        erased, loss = float(now[list(gone)].mean()), float((start - now)[kept].mean())
+        rows.append({"seed": seed, "share": len(gone) / data.n_classes, "erased": erased, "loss": loss})
+    return rows
+
+
 def shrink(model: nn.Module, share: float, layers: str | Sequence[str] | None = None) -> el.Engram:
     """An "engram" that has no direction: W⁺ = share · W, what a direction that all share would lose."""
     entries = {}

@@ -10,7 +10,6 @@ The rows have the columns of the study "unlearning" in `data/runs/cifar10-resnet
 from __future__ import annotations
 
 import math
-import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,7 +44,7 @@ SHAPES = Setting(
     lambda: shapes(per_class=80),
     (16, 32),
     {"epochs": 10, "lr": 1e-2, "batch_size": 64, "recipe": Recipe(schedule="onecycle")},
-    forget=(5,),  # the grids were laid out on class 3
+    forget=(0,),  # the class of Table 2; the grids were laid out on class 3
 )
 
 
@@ -211,24 +210,47 @@ SILENT = 0.10  # at most so much of the class is left in the answers
 HARDLY = 1 / 3  # of what the retrained network's probe reads less, a mask's may read less
 
 
-def verdict(rows: Sequence[Row], name: str) -> str:
+def less_read(rows: Sequence[Row], name: str, *, images: int | None = None) -> metrics.resolution.Interval:
+    """How much less of the class a probe reads after an entrant than in the original, over networks and images (95 %).
+
+    Rows of `measure` say how many images changed sides. Rows of a run that kept shares only (CIFAR-10, recorded in
+    November 2026) have a wider interval; there `images` says how many test images of the class there were.
+    """
+    mine, original = ([row for row in rows if row["method"] == method] for method in (name, "original"))
+    if "probe_lost" in mine[0]:
+        sides = ([row[key] for row in mine] for key in ("probe_lost", "probe_gained"))
+        return metrics.resolution.paired(*sides, _n(mine, images))
+    shares = ([row["probe_erased"] for row in side] for side in (original, mine))
+    return metrics.resolution.unpaired(*shares, _n(mine, images))
+
+
+def verdict(rows: Sequence[Row], name: str, *, images: int | None = None) -> str:
     """ "only masks", "forgets", or "open": what the rows of `measure` show of an entrant, over networks and images.
 
     Only masks: the class is gone from the answers, and a probe reads hardly less of it than before. Forgets: gone too,
     and a probe reads clearly less. Each part must hold for the whole 95 % interval (`metrics.resolution`) of the mean
     over other networks and other images, or else it is open. "Hardly" and "clearly": under and above a third of what
     the retrained networks' probe reads less. Where no feature changed on any network, a probe cannot read less, and no
-    interval is needed.
+    interval is needed. `images`: see `less_read`.
+
+    Ask it of every entrant, of those that train as of those that edit.
     """
-    mine, retrained = ([row for row in rows if row["method"] == method] for method in (name, "retrain"))
-    n = mine[0]["images"]
-    if not metrics.resolution.interval([row["test_erased"] for row in mine], n).below(SILENT):
+    mine = [row for row in rows if row["method"] == name]
+    if not metrics.resolution.interval([row["test_erased"] for row in mine], _n(mine, images)).below(SILENT):
         return "open"
-    if not any(row["features_moved"] for row in mine):
+    if not any(row.get("features_moved", True) for row in mine):
         return "only masks"
-    bound = HARDLY * statistics.fmean((row["probe_lost"] - row["probe_gained"]) / n for row in retrained)
-    less = metrics.resolution.paired(*([row[key] for row in mine] for key in ("probe_lost", "probe_gained")), n)
+    bound = HARDLY * less_read(rows, "retrain", images=images).mean
+    less = less_read(rows, name, images=images)
     return "only masks" if less.below(bound) else "forgets" if less.above(bound) else "open"
+
+
+def _n(rows: Sequence[Row], images: int | None) -> int:
+    """The number of test images of the class."""
+    n = rows[0].get("images", images)
+    if n is None:
+        raise ValueError("these rows do not say how many test images of the class there were: name `images`.")
+    return n
 
 
 def passes(name: str, problem: Problem, settings: Settings, *, per_class: int = 8) -> float:

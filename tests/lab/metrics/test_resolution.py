@@ -120,6 +120,31 @@ def test_a_verdict_needs_the_whole_interval():
     assert all(study.verdict(rows, name) == "open" for name in ("between", "loud", "few images"))
 
 
+def test_shares_alone_give_a_wider_interval_of_the_same_mean(rng):
+    """As the recorded CIFAR-10 rows have them: no counts of images that changed sides."""
+    before = rng.random((3, 500)) < 0.8
+    after = before & (rng.random((3, 500)) < 0.9)  # most images stay as they were
+    counted = resolution.less_right(before.tolist(), after.tolist())
+    shares = resolution.unpaired(before.mean(1).tolist(), after.mean(1).tolist(), 500)
+    assert shares.mean == pytest.approx(counted.mean)
+    assert shares.low < counted.low < counted.high < shares.high
+    with pytest.raises(ValueError, match="zip"):
+        resolution.unpaired([0.5, 0.5], [0.5], 500)
+
+    def recorded(method, *read):
+        return [{"method": method, "test_erased": 0.0, "probe_erased": share} for share in read]
+
+    rows = recorded("original", 0.85, 0.86, 0.84) + recorded("retrain", 0.74, 0.75, 0.73)
+    rows += recorded("mask", 0.85, 0.86, 0.84) + recorded("deep", 0.75, 0.76, 0.74)
+    assert study.less_read(rows, "retrain", images=1000).low > 0.03
+    assert study.less_read(rows, "retrain", images=20).low < 0  # few images: original and retrained are not told apart
+    assert study.verdict(rows, "mask", images=1000) == "only masks"
+    assert study.verdict(rows, "deep", images=1000) == "forgets"
+    assert study.verdict(rows, "deep", images=20) == "open"
+    with pytest.raises(ValueError, match="images"):
+        study.verdict(rows, "mask")
+
+
 def test_a_point_is_not_enough_for_a_verdict():
     """Three networks of which one keeps the class: the mean is under the bound, and others may not be."""
     rows = [row("retrain", 0.0, 40) for _ in range(3)]

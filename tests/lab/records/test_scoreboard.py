@@ -116,6 +116,9 @@ def test_the_whole_board_without_a_built_book():
     assert by_id["fig11"].statements[1].values["real"].n == 5
     assert by_id["fig5"].verdict == "partly" and "share that the others lose" in by_id["fig5"].why
     assert by_id["path"].verdict == "not yet" and by_id["path"].counts == (0, 0)
+    for name, counts in (("fig13", (0, 1)), ("fig14", (1, 2))):  # on shapes too much is left for a price to count
+        assert by_id[name].counts == counts and "Not judged" in by_id[name].why
+    assert by_id["table5"].verdict == "not yet" and "search" in by_id["table5"].title.lower()
     waiting = [name for name in ("authors-forgetting", "tofu-forgetting") if runs.load(name).superseded]
     for name in ("table4", "table8"):  # no verdict rests on what is to be recorded again
         assert by_id[name].verdict == ("not yet" if waiting else "not"), name
@@ -182,6 +185,23 @@ def test_verdicts_follow_from_the_statements():
     assert none.verdict == "not" and "None of 2 statements holds" in none.why
     waiting = entry(*rows, needs="CelebA", note="Seen.", pending="Soon.")
     assert waiting.verdict == "not yet" and waiting.why == "Needs CelebA; nothing is measured yet. Soon."
+
+
+def test_a_price_is_judged_only_where_the_class_is_gone():
+    rows = [
+        {"what": "left", "laptop": "left", "rule": "at most", "bound": 0.05},
+        {"what": "price", "laptop": "price", "rule": "at most", "bound": 0.02, "given": "left"},
+    ]
+    gone = entry(*rows, results={"98": {"left": [0.0], "price": [0.1]}})
+    assert gone.counts == (1, 2) and gone.verdict == "partly"
+    there = entry(*rows, results={"98": {"left": [0.5], "price": [0.0]}})
+    assert there.counts == (0, 1) and there.verdict == "not"
+    assert there.statements[1].holds is None and "not judged" in there.statements[1].test
+    assert "Not judged" in there.why and "price" in there.why
+    unmeasured = entry(*rows, results={"98": {"price": [0.0]}})
+    assert unmeasured.counts == (0, 0) and unmeasured.verdict == "not yet"
+    with pytest.raises(KeyError):  # what it is given comes first
+        entry(*rows[::-1], results={})
 
 
 def test_differences_are_paired_by_seed_and_orders_are_ranked():

@@ -158,8 +158,9 @@ def test_an_edit_is_undone_and_marks_are_zero_and_one(painter, people):
     best = attributes.best(painter, asked["hat"], **facts)
     marks = attributes.relative(rows, unedited, best)
     still = runs.select(marks, {"alpha": 0.0, "question": "remove"})
-    assert all(r["done"] == 0 and r["outside_times"] == 1 for r in still)
-    assert all(r["done"] == 1 for r in attributes.relative(best, unedited, best) if r["question"] == "remove")
+    assert attributes.pooled(still) == {(): 0.0} and all(r["outside_times"] == 1 for r in still)
+    goal = runs.select(attributes.relative(best, unedited, best), {"question": "remove"})
+    assert attributes.pooled(goal, ("attribute",)) == {("hat",): 1.0}
     row = runs.select(rows, {"lam": 10.0, "alpha": 1.0, "layers": "to_code", "question": "leave"})[0]
     engram = el.extract(painter, *sigma["hat"], specificity=10, rcond=1e-3).select(["to_code"])
     drawn = reconstruct(el.ablate(painter, engram), asked["hat"]["leave"].x)
@@ -168,6 +169,17 @@ def test_an_edit_is_undone_and_marks_are_zero_and_one(painter, people):
         lam: runs.select(marks, {"lam": lam, "alpha": 1.0, "layers": "all", "question": "leave"})[0] for lam in (1, 10)
     }
     assert harm[1]["outside_times"] > harm[10]["outside_times"] > 1
+
+
+def test_a_short_way_does_not_decide_how_far_edits_went():
+    rows = [
+        {"seed": s, "attribute": name, "went": went, "way": way}
+        for s in (0, 1)
+        for name, went, way in (("hat", 0.06, 0.1), ("glasses", 0.03, 0.06), ("smile", -0.003, 0.001))
+    ]
+    assert attributes.pooled(rows, ("attribute",))["smile",] == pytest.approx(-3)
+    assert attributes.pooled(rows)[()] == pytest.approx(0.087 / 0.161)  # where a mean of ratios says -0.63
+    assert attributes.pooled(rows, ("seed",)).keys() == {(0,), (1,)}
 
 
 def test_frequency_is_specificity(painter, people):

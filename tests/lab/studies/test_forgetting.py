@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from engramlib.lab import models
 from engramlib.lab.data import authors
@@ -123,6 +124,33 @@ def test_recorded_places_have_the_chosen_strength_and_an_equal_norm(lab, setting
     whole = places["tabula rasa", "all", False]["norm"]
     assert places["tabula rasa", "Q/K", False]["norm"] < whole
     assert places["tabula rasa", "Q/K", True]["norm"] == pytest.approx(whole)
+
+
+def test_recorded_cuts_are_edits_of_their_own_cut_and_early_models_are_less_sure(lab, setting, monkeypatch):
+    monkeypatch.setattr(study, "CUTS", (1e-6, 1e-2))
+    monkeypatch.setattr(study, "TYPICAL", 1e-2)
+    monkeypatch.setattr(study, "EARLY", (1, 6))
+    sizes = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate": 64, "context": 128, "tied": True}
+    monkeypatch.setitem(trained.SETTINGS, "authors", replace(trained.AUTHORS, sizes=sizes))
+    study.record_cuts(setting, seeds=range(1))
+    run = runs.load("authors-cuts", folder=lab)
+    rows = run.where(study="cuts")
+    ways = {(shared, alpha) for shared, alphas in study.STRENGTHS.items() for alpha in alphas}
+    assert {(r["cut"], r["shared"], r["alpha"]) for r in rows} == {
+        (cut, *way) for cut in (1e-6, 1e-2, study.BY_WIDTH) for way in ways
+    }
+    problem = study.case(setting, 0).problem()
+    plus, minus = problem.moments(None)
+    for cut, engram in study.by_cut(problem).items():
+        for name in engram:  # layer by layer, with the number that the rule gives for its width
+            own = plus[name].shape[-1] * study.EPSILON if cut == study.BY_WIDTH else cut
+            alone = study.el.extract(problem.model, plus.select([name]), minus.select([name]), rcond=own)
+            torch.testing.assert_close(alone[name].weight, engram[name].weight, rtol=1e-3, atol=1e-5)
+    (row,) = run.where(study="cuts", cut=1e-2, shared="max", alpha=2.0)
+    change = study.by_cut(problem)[1e-2].norm_weighted()
+    assert (row["left"], row["kept"]) == problem.accuracies(study.el.ablate(problem.model, change, 2.0))
+    early, late = ({r["nll"] for r in run.where(study="certainty", epochs=epochs)} for epochs in (1, 6))
+    assert len(early) == len(late) == 1 and min(early) > max(late) + 0.2
 
 
 def test_shares_of_target_and_others_are_one_pass_split_in_two(lab, setting, monkeypatch):

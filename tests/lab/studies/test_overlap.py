@@ -124,6 +124,34 @@ def test_intervals_cover_and_shrink():
     assert study.interval(np.repeat(values, 3, 0)) == pytest.approx(study.interval(values), abs=0.05)
 
 
+def test_units_that_classes_share_count_once():
+    generator = np.random.default_rng(0)
+    units = [c % 4 for c in range(20)]
+    covered = 0
+    for _ in range(200):  # what varies is the unit: its classes agree but for a little noise
+        effect = generator.normal(1.0, 1.0, 4)
+        values = effect[units] + generator.normal(0, 0.01, (3, 20))
+        _, low, high = study.interval_of_units(values, units)
+        covered += low < 1.0 < high
+    assert 0.9 < covered / 200 <= 0.99
+    by_class = study.interval(values)
+    assert high - low > 1.5 * (by_class[2] - by_class[1])  # drawing classes would have been too sure
+    values[:, 5] = np.nan
+    assert np.allclose(study.of_units(values, units), [np.nanmean(values[:, u::4]) for u in range(4)])
+
+
+def test_a_fragile_texture_is_its_own_control(data):
+    kinds, n = study.pairs(data), data.n_classes
+    fragile = torch.tensor([c % 4 == 1 for c in range(n)]).double() * 20  # loses 20 points, whatever goes
+    shared = 5 * kinds["material"].double()
+
+    def rows(points):
+        return [{"seed": s, "erased": a, "points": (points[a] + s).tolist()} for a in range(n) for s in (0, 2)]
+
+    assert np.allclose(study.own_control(rows(fragile.expand(n, n)), kinds, 4), 0)
+    assert np.allclose(study.own_control(rows(fragile + shared), kinds, 4), 5)
+
+
 def test_permutation_test_finds_a_planted_effect_and_no_other():
     generator = torch.Generator().manual_seed(0)
     noise, groups = torch.randn(20, 20, generator=generator), [c // 4 for c in range(20)]

@@ -8,7 +8,7 @@ import torch
 
 from engramlib import language
 from engramlib.lab import models
-from engramlib.lab.data import world
+from engramlib.lab.data import authors, world
 from engramlib.lab.models import zoo
 from engramlib.lab.studies import pretrained as study
 from engramlib.lab.unlearning.text import IDK
@@ -98,6 +98,18 @@ def test_measuring_an_edit_leaves_every_bit(case, lm):
     assert set(found) == set(world.PARTS)
     assert all(torch.equal(p, before[name]) for name, p in lm.model.named_parameters())
     assert found["near"].nll != case.before("near", "held_out").nll
+
+
+def test_the_map_of_strangers_is_the_mean_norm_of_their_engram(lm, monkeypatch):
+    data = authors(100, per_author=8)
+    monkeypatch.setattr(study, "tofu", lambda: data)
+    rows = study.tofu_map(lm, cuts=(1e-3,))
+    assert [(r["target"], r["cut"]) for r in rows] == [("forget10", 1e-3), ("other authors", 1e-3)]
+    pairs = data.pairs("forget10")[:60], data.pairs("retain90")[60:600]
+    plus, minus = (language.collect(lm.model, lm.tokenizer, part, layers=r".*_proj") for part in pairs)
+    wanted = study.mean_norms(study.el.extract(lm.model, plus, minus, rcond=1e-3))
+    assert {kind: rows[0][kind] for kind in study.KINDS} == pytest.approx(wanted, rel=1e-3)
+    assert len({round(rows[0][kind], 3) for kind in study.KINDS}) > 3
 
 
 def test_places_are_parts_of_the_whole(case):

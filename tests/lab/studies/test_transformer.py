@@ -48,6 +48,17 @@ def test_a_group_engram_is_the_sum_of_its_classes_and_in_turn_is_the_same(model,
             assert torch.allclose(weight, in_turn[name].weight, atol=1e-3)
 
 
+def test_several_classes_at_once_are_their_sum_and_leave_the_model(model, data) -> None:
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    rows = study.by_share(model, data, [[0], [0, 1]], seed=3, rcond=1e-4)
+    assert [row["share"] for row in rows] == [1 / 6, 1 / 3] and {row["seed"] for row in rows} == {3}
+    group = study.erase(model, {0: study.group_engrams(model, data, rcond=1e-4)[0]}, data, seed=3)
+    line = effects(group, by=())[0]
+    assert rows[1]["erased"] == pytest.approx(line["erased"], abs=0.03)
+    assert rows[1]["loss"] == pytest.approx(line["others_loss"], abs=0.03)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
 def test_erasing_takes_the_group_and_rows_fit_the_effects(model, data) -> None:
     engrams = study.group_engrams(model, data, rcond=1e-4)
     rows = study.erase(model, engrams, data, seed=0)

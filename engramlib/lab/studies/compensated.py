@@ -1,0 +1,378 @@
+"""Where the price of an edit comes from, and the estimator that pays less: chapter 18, and its recorded run.
+
+    python -m engramlib.lab.studies compensated --record     # images and authors, resumes; three to five seeds
+
+A `Knife` is one way to cut: the paper's edit ("plain") or `el.erase` ("compensated"), with λ, α and the cut. Flat rows,
+one for each network, seed, split, knife and group of classes that is erased together:
+
+    study "frontier": network, seed, split, how, lam, alpha, rcond, group, left, kept, before
+
+`left` = accuracy on the erased group, `kept` = mean accuracy on the other groups, `before` = the same before the edit.
+Choose on the split "val", report "test": `chosen` does the first, `per_seed` the second.
+
+    study "language": seed, method, settings, role ("rehearsal" or "forget10"), left, kept, chosen: whole answers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+import engramlib as el
+from engramlib import language
+from engramlib.lab.data import ImageData, Split, digits, shapes
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
+from engramlib.lab.studies import convnet, forgetting, mlp, recording, transformer
+from engramlib.lab.training import class_accuracy
+from engramlib.lab.unlearning import text as unlearning
+from engramlib.lab.unlearning.text.engrams import LAYERS
+from engramlib.layers import find_layers
+from engramlib.running import evaluating
+
+GOAL = 0.05  # of the erased group at most this much may be left, on validation images
+
+
+@dataclass(frozen=True)
+class Knife:
+    """One way to cut. `how`: "plain", W − αW⁺ in every layer at once; "refitted", the same and BatchNorm's statistics
+    estimated anew; "compensated", `el.erase`."""
+
+    how: str = "plain"
+    lam: float = 1.0
+    alpha: float = 1.0
+    rcond: float = 1e-6
+
+    def __str__(self) -> str:
+        return f"λ = {self.lam:g}, α = {self.alpha:g}, cut {self.rcond:g}"
+
+
+# Nine tries each. The plain edit may choose its cut, since that is what mends it (chapter 03); ours has the paper's.
+PLAIN = tuple(
+    Knife("plain", lam, alpha, rcond)
+    for rcond in (1e-6, 1e-4, 1e-3)
+    for lam, alpha in ((1.0, 1.0), (3.0, 1.5), (10.0, 3.0))
+)
+COMPENSATED = tuple(
+    Knife("compensated", lam, alpha)
+    for lam, alphas in ((1.0, (1.0, 1.25, 1.5)), (3.0, (1.5, 2.0, 2.5)), (10.0, (2.0, 3.0, 4.0)))
+    for alpha in alphas
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A trained network, its images, and the groups of classes that are erased together.
+
+    `flat`: an image is a row of pixels. `batch_size`: of the passes.
+    """
+
+    model: nn.Module
+    data: ImageData
+    seed: int
+    groups: tuple[tuple[int, ...], ...]
+    flat: bool = False
+    batch_size: int = 256
+    _kept: dict = field(default_factory=dict, init=False, repr=False)
+
+    def images(self, part: Split, group: int | None = None, *, others: bool = False) -> list[Tensor]:
+        """Batches of the images of a group, or of all others; of all where `group` is None."""
+        if group is not None:
+            inside = torch.isin(part.y, torch.tensor(self.groups[group], device=part.y.device))
+            part = part.where(~inside if others else inside)
+        return list((part.x.flatten(1) if self.flat else part.x).split(self.batch_size))
+
+    def moments(self) -> dict[int, el.Moments]:
+        """Group -> moments of its training images, collected once."""
+        if "moments" not in self._kept:
+            self._kept["moments"] = {
+                group: el.collect(self.model, self.images(self.data.train, group)) for group in range(len(self.groups))
+            }
+        return self._kept["moments"]
+
+    def engrams(self, lam: float, rcond: float) -> dict[int, el.Engram]:
+        """Group -> engram, computed once for each λ and cut."""
+        if (lam, rcond) not in self._kept:
+            self._kept[lam, rcond] = el.extract_all(self.model, self.moments(), specificity=lam, rcond=rcond)
+        return self._kept[lam, rcond]
+
+    def without(self, group: int, knife: Knife, *, reference: Iterable[Tensor] | None = None) -> nn.Module:
+        """A copy without a group. `reference`: batches to keep instead of the others' training images, as a control."""
+        if knife.how == "compensated":
+            keep = self.images(self.data.train, group, others=True) if reference is None else list(reference)
+            return el.erase(
+                self.model,
+                self.images(self.data.train, group),
+                keep,
+                alpha=knife.alpha,
+                specificity=knife.lam,
+                rcond=knife.rcond,
+            )
+        if reference is not None:
+            plus, minus = self.moments()[group], el.collect(self.model, list(reference))
+            engram = el.extract(self.model, plus, minus, specificity=knife.lam, rcond=knife.rcond)
+        else:
+            engram = self.engrams(knife.lam, knife.rcond)[group]
+        edited = el.ablate(self.model, engram, knife.alpha)
+        if knife.how == "refitted":
+            update_bn(self.images(self.data.train, group, others=True), edited.eval())
+        return edited
+
+    def accuracy(self, model: nn.Module, split: str) -> Tensor:
+        """Accuracy of each group, [groups]."""
+        part = self.data.split(split)
+        x = part.x.flatten(1) if self.flat else part.x
+        each = class_accuracy(model, x, part.y, self.data.n_classes)
+        return torch.stack([each[list(group)].mean() for group in self.groups])
+
+
+def frontier(
+    subject: Subject,
+    knives: Sequence[Knife],
+    *,
+    network: str,
+    splits: Sequence[str] = ("val", "test"),
+    groups: Sequence[int] | None = None,
+) -> list[Row]:
+    """Rows of the study "frontier": every knife on every group (or on some)."""
+    before = {split: subject.accuracy(subject.model, split) for split in splits}
+    rows = []
+    for knife in knives:
+        for group in range(len(subject.groups)) if groups is None else groups:
+            edited = subject.without(group, knife)
+            for split in splits:
+                rows.append(
+                    {
+                        "study": "frontier",
+                        "network": network,
+                        "seed": subject.seed,
+                        "split": split,
+                        **asdict(knife),
+                        "group": group,
+                        **_left_and_kept(subject.accuracy(edited, split), before[split], group),
+                    }
+                )
+    return rows
+
+
+def _left_and_kept(after: Tensor, before: Tensor, group: int) -> Row:
+    others = torch.arange(len(after)) != group
+    return {"left": float(after[group]), "kept": float(after[others].mean()), "before": float(before[others].mean())}
+
+
+def per_seed(
+    rows: Iterable[Row], knife: Knife, key: str, *, split: str = "test", network: str | None = None
+) -> list[float]:
+    """One number a seed: the mean over the groups. `key`: "left", "kept", or "price" (before − kept)."""
+    wanted = {"split": split, **asdict(knife)} | ({} if network is None else {"network": network})
+    found: dict[int, list[float]] = {}
+    for row in runs.select(rows, wanted):
+        value = row["before"] - row["kept"] if key == "price" else row[key]
+        found.setdefault(row["seed"], []).append(value)
+    return [fmean(values) for _, values in sorted(found.items())]
+
+
+def chosen(rows: Sequence[Row], knives: Sequence[Knife], *, goal: float = GOAL) -> Knife:
+    """On validation images: of the knives that leave at most `goal`, the one that keeps most; else who leaves least."""
+    found = {
+        knife: tuple(fmean(per_seed(rows, knife, key, split="val")) for key in ("left", "kept")) for knife in knives
+    }
+    enough = [knife for knife, (left, _) in found.items() if left <= goal]
+    if enough:
+        return max(enough, key=lambda knife: found[knife][1])
+    return min(found, key=lambda knife: found[knife][0])
+
+
+def drift(subject: Subject, edited: nn.Module, group: int, *, split: str = "val") -> dict[str, float]:
+    """Layer -> how far what it reads has moved on the images that stay, ‖X̃ − X‖ / ‖X‖; under "answer" the output."""
+    images = subject.images(subject.data.split(split), group, others=True)
+    seen = [_read(model, images) for model in (subject.model, edited)]
+    return {name: float((seen[1][name] - x).norm() / x.norm()) for name, x in seen[0].items()}
+
+
+def _read(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Tensor]:
+    seen: dict[str, list[Tensor]] = {}
+    hooks = [
+        layer.module.register_forward_pre_hook(
+            lambda _, args, name=name: seen.setdefault(name, []).append(args[0].detach())
+        )
+        for name, layer in find_layers(model).items()
+    ]
+    try:
+        with evaluating(model), torch.no_grad():
+            answers = [model(x) for x in images]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: torch.cat([part.flatten(1) for part in parts]).double() for name, parts in seen.items()} | {
+        "answer": torch.cat(answers).double()
+    }
+
+
+class WithFeatures(nn.Module):
+    """A multilayer perceptron whose last hidden layer is `features`, as `metrics.probe` asks; weights are shared."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__()
+        self.net = net
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.net[:-1](x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+# ----------------------------------------------------------------------------------------------------- networks
+
+
+def of_digits(seed: int) -> Subject:
+    """The digit network of the first chapters, on split `seed` of the digits."""
+    data = digits(seed)
+    model = mlp.train(data, mlp.DIGITS, seed)
+    return Subject(model, data, seed, tuple((c,) for c in range(10)), flat=True)
+
+
+def of_shapes(seed: int) -> Subject:
+    """The small ResNet of chapter 08; its BatchNorm's statistics stay as they are, or are refitted."""
+    data = shapes(per_class=120)
+    return Subject(convnet.trained(data, seed).model, data, seed, tuple((c,) for c in range(data.n_classes)))
+
+
+def of_vit(seed: int) -> Subject:
+    """The vision transformer of chapter 11; two classes are erased together."""
+    data = transformer.dataset(transformer.SHAPES)
+    of = data.superclass_of
+    groups = tuple(tuple(c for c in range(len(of)) if of[c] == g) for g in range(len(data.superclasses)))
+    return Subject(transformer.train(data, transformer.SHAPES, seed), data, seed, groups)
+
+
+# How to make it, how many seeds, and which groups are erased in the recording; None: all.
+NETWORKS: dict[str, tuple[Callable[[int], Subject], int, tuple[int, ...] | None]] = {
+    "digits": (of_digits, 5, None),
+    "shapes": (of_shapes, 3, (0, 2, 4, 6)),
+    "vit": (of_vit, 3, (0, 2, 4, 6)),
+}
+
+
+# ------------------------------------------------------------------------------------------------------ language
+
+
+def forget(
+    problem: unlearning.Problem, *, alpha: float, specificity: float, layers: str = "write", retained: int | None = None
+) -> nn.Module:
+    """`el.erase` on a problem of language: answers' tokens to forget, against those of (at most `retained`) others.
+
+    `layers`: a key of `LAYERS`. Where fewer columns are kept than the widest layer reads inputs, it warns.
+    """
+    keep = problem.retain_pairs
+    if retained is not None and retained < len(keep):
+        keep = keep[:: max(1, len(keep) // retained)][:retained]
+
+    def batches(pairs: Sequence[tuple[str, str]]) -> list[Mapping[str, Tensor]]:
+        return list(language.batches(problem.tokenizer, pairs, batch_size=4 * problem.batch_size, eos=problem.eos))
+
+    def forward(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
+        model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+
+    return el.erase(
+        problem.model,
+        batches(problem.forget_pairs),
+        batches(keep),
+        alpha=alpha,
+        specificity=specificity,
+        rcond=problem.rcond,
+        layers=LAYERS[layers] or LAYERS["blocks"],
+        rows=lambda batch: language.answer_rows(batch, shift=problem.shift),
+        forward=forward,
+    )
+
+
+# Nine tries each; the plain ones are those of chapter 13's table (`unlearning.METHODS["engram_lambda"]`).
+TRIES = tuple(
+    {"specificity": lam, "alpha": alpha, "layers": "write"}
+    for lam, alphas in ((3.0, (3.0, 4.5, 6.0)), (10.0, (9.0, 12.0, 15.0)), (30.0, (22.0, 28.0, 34.0)))
+    for alpha in alphas
+)
+LEFT = 0.10  # of the answers at most, on the rehearsal
+
+
+def language_choice(case: forgetting.Case, method: str) -> list[Row]:
+    """Rows of the study "language" on the rehearsal: nine tries, the one marked that keeps most at `LEFT`."""
+    problem = case.problem(rehearsal=True)
+    tries = unlearning.METHODS["engram_lambda"].grid if method == "plain" else TRIES
+    rows = [_language_row(problem, case.seed, method, "rehearsal", settings) for settings in tries]
+    enough = [row for row in rows if row["left"] <= LEFT]
+    best = max(enough, key=lambda row: row["kept"]) if enough else min(rows, key=lambda row: row["left"])
+    return [{**row, "chosen": row is best} for row in rows]
+
+
+def _language_row(problem: unlearning.Problem, seed: int, method: str, role: str, settings: Mapping) -> Row:
+    if method == "plain":
+        model = unlearning.METHODS["engram_lambda"].run(problem, **settings)
+    else:
+        model = forget(problem, **settings)
+    left, kept = problem.accuracies(model)
+    facts = {"study": "language", "seed": seed, "method": method, "role": role, "settings": dict(settings)}
+    return {**facts, "left": left, "kept": kept, "chosen": role != "rehearsal"}
+
+
+# -------------------------------------------------------------------------------------------------- command line
+
+
+def knives_for(network: str) -> tuple[Knife, ...]:
+    """What is tried on a network: where there is BatchNorm, the plain edit may refit it."""
+    refitted = tuple(Knife("refitted", k.lam, k.alpha, k.rcond) for k in PLAIN) if network == "shapes" else ()
+    return (*PLAIN, *refitted, *COMPENSATED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = recording.parser("compensated", __doc__, "compensated-networks").parse_args(argv)
+    most = max(count for _, count, _ in NETWORKS.values())
+
+    def rows(network: str, seed: int) -> list[Row]:
+        make, _, groups = NETWORKS[network]
+        return frontier(make(seed), knives_for(network), network=network, groups=groups)
+
+    def of_images() -> Iterator[recording.Part]:
+        for network, (_, count, _) in NETWORKS.items():
+            for seed in range(count):
+                yield {"network": network, "seed": seed}, partial(rows, network, seed)
+
+    if not args.record:
+        recording.show({"frontier": [row for _, make in list(of_images())[:1] for row in make()]})
+        return 0
+
+    def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
+        yield from of_images()
+        yield from _of_authors(recorder)
+
+    config = {"goal": GOAL, "left": LEFT, "digits": asdict(mlp.DIGITS), "vit": asdict(transformer.SHAPES)}
+    recording.record("compensated-networks", parts, args, config=config, seeds=range(most), data=digits())
+    return 0
+
+
+def _of_authors(recorder: runs.Recorder) -> Iterator[recording.Part]:
+    """The rehearsal of seed 0 chooses, then every seed forgets with what was chosen."""
+    case = cache(partial(forgetting.case, "authors"))
+
+    def apply(method: str, seed: int) -> list[Row]:
+        wanted = {"study": "language", "role": "rehearsal", "method": method, "chosen": True}
+        (best,) = runs.select(recorder.rows, wanted)
+        return [_language_row(case(seed).problem(), seed, method, "forget10", best["settings"])]
+
+    for method in ("plain", "compensated"):
+        facts = {"network": "authors", "method": method}
+        yield {**facts, "role": "rehearsal"}, lambda method=method: language_choice(case(0), method)
+        for seed in range(3):
+            yield {**facts, "role": "forget10", "seed": seed}, partial(apply, method, seed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
