@@ -84,7 +84,7 @@ def possible(archive: Path) -> dict[str, float]:
 
     with zipfile.ZipFile(archive) as files, tempfile.TemporaryDirectory() as folder:
         files.extractall(folder)
-        tests = sorted(Path(folder, "tests").glob("*.py"))
+        tests = sorted(path for path in Path(folder, "tests").glob("*.py") if path.stem != "integrity")
         return {path.stem: create_test_file(str(path), None).possible for path in tests}
 
 
@@ -98,6 +98,11 @@ def autograde(submission: Path, archive: Path):
     cells = [cell for cell in result.notebook.cells if cell.cell_type == "code"]
     errors = [f"{o.ename}: {o.evalue}\n{c.source[:200]}" for c in cells for o in c.outputs if o.output_type == "error"]
     return result, errors
+
+
+def guarded(result) -> list[str]:
+    """What the archive's guard has to say of a graded notebook."""
+    return [case.message for case in result.results["integrity"].test_case_results if not case.passed]
 
 
 @functools.lru_cache(maxsize=8)
@@ -216,8 +221,10 @@ def test_the_student_file_gives_nothing_away(name, made):
         function = re.search(r"def (test_\w+)", source)
         assert function and function[1] not in student, f"{function} is hidden, and in the student file"
     text = "\n".join(cell.source for cell in notebook.cells)
+    checks = "\n".join(carried(notebook).values())
     for line in solution_lines(master):
         assert line not in text, f"a line of the solution is in the student file: {line}"
+        assert line not in checks, f"a line of the solution is in a visible check: {line}"
 
 
 def solution_lines(master) -> list[str]:
@@ -324,6 +331,7 @@ def test_the_solution_earns_full_marks(name, made):
     lost = [test.summary() for test in result.results.values() if test.score < test.possible]
     assert not lost, "\n".join(lost)
     assert result.total == result.possible == sum(possible(paths["autograder"]).values())
+    assert not guarded(result), "an honest notebook is no cheat"
 
 
 @every_assignment
@@ -332,7 +340,10 @@ def test_the_empty_notebook_earns_nothing_and_runs_to_its_end(name, made):
     result, errors = autograde(paths["student"], paths["autograder"])
     assert not errors, "\n".join(errors)
     assert result.total == 0 and result.possible > 0
+    assert not guarded(result), "an honest notebook is no cheat"
     for test in result.results.values():
+        if test.name == "integrity":
+            continue
         assert "no answer yet" in test.summary(public_only=True), f"{test.name} does not say that it is unanswered"
 
 
@@ -364,6 +375,9 @@ def test_another_variant_is_another_assignment_with_the_same_marks(name, made, t
     with zipfile.ZipFile(paths["autograder"]) as files:
         settings = json.loads(files.read("otter_config.json"))
     assert (settings["seed_variable"], settings["seed"]) == ("variant", 3)
+    tasks = build.choose(build.HERE / name / f"{name}.ipynb", 3)
+    for new in (new for pairs in tasks.values() for _, new in pairs):
+        assert new not in (build.HERE / name / f"{name}.ipynb").read_text(encoding="utf-8")
     results = grade_here(paths, tmp_path, variant=3)
     lost = [test.summary() for test in results.values() if test.score < test.possible]
     assert not lost, "\n".join(lost)

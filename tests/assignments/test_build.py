@@ -175,3 +175,24 @@ def test_a_grader_without_otter_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "otter", None)
     with pytest.raises(ImportError, match=r"pip install 'engramlib\[course\]'"):
         coursework.grader(coursework.pack({}))
+
+
+@pytest.mark.parametrize("master", build.masters(), ids=lambda path: path.stem)
+def test_no_variant_asks_what_the_published_one_asks(master, tmp_path):
+    """Every choice of variants.yml finds its place in the master; and a variant differs from the published tasks."""
+    if not master.with_name("variants.yml").exists():
+        assert build.choose(master, 5) == {}
+        return
+    assert not any(build.choose(master, 0).values())
+    asked = set()
+    for variant in range(1, 13):
+        chosen = build.choose(master, variant)
+        assert any(chosen.values()), f"variant {variant} asks what the published one asks"
+        build.rewrite(master, tmp_path / "copy.ipynb", chosen)
+        asked.add((tmp_path / "copy.ipynb").read_text(encoding="utf-8"))
+    assert len(asked) >= 5 and master.read_text(encoding="utf-8") not in asked
+
+
+def test_a_choice_that_has_no_place_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="the master has no 'gone'"):
+        build.rewrite(MASTER, tmp_path / "copy.ipynb", {"task": [["gone", "come"]]})

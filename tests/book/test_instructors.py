@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 from notebooks import CHAPTERS, ROOT, text
@@ -82,33 +80,6 @@ def test_the_points_marked_by_hand_are_those_of_the_assignments():
         source = "\n\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
         by_hand = [int(n) for n in re.findall(r"^\*(\d+) points? · \d+ minutes · graded by hand\*$", source, re.M)]
         assert sum(by_hand) == values[word], path.stem
-
-
-# -------------------------------------------------------------------------------------------------- the table of points
-
-COLLECT = ROOT / "book/assignments/collect.py"
-
-
-def collected(folder):
-    return subprocess.run([sys.executable, COLLECT, folder], capture_output=True, text=True)
-
-
-def test_points_are_collected_and_the_unmarked_are_named(tmp_path):
-    tests = [{"name": "Public Tests", "output": ""}, *({"name": q, "score": s, "max_score": 5} for q, s in
-                                                      (("q1", 2.0), ("q2", 5)))]  # fmt: skip
-    for name in ("ben", "ada", "cleo"):
-        (tmp_path / name).mkdir()
-    for name in ("ben", "ada"):
-        (tmp_path / name / "results.json").write_text(json.dumps({"tests": tests[: 3 if name == "ben" else 2]}))
-    found = collected(tmp_path)
-    assert found.returncode == 0 and "cleo" in found.stderr
-    assert found.stdout.split() == ["name,q1,q2,sum", "ada,2.0,,2.0", "ben,2.0,5,7.0", "cleo,,,"]
-
-
-def test_nothing_to_collect_is_an_error_that_says_what_to_do(tmp_path):
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        found = collected(folder)
-        assert found.returncode == 2 and "otter run -o" in found.stderr
 
 
 def test_the_files_that_the_page_names_are_there():

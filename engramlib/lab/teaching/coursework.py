@@ -7,9 +7,10 @@ import bz2
 import inspect
 import json
 import re
+import sys
 import tempfile
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -68,8 +69,11 @@ def plain(message: str) -> str:
     if not found:
         return message
     kind, text = found.groups()
-    expected = kind in ("Mistake", "AssertionError")
-    return f"❌ {text}" if expected else f"❌ Your answer stopped the check with {kind}: {text}"
+    if kind in ("Mistake", "AssertionError", "Wrong"):
+        return f"❌ {text}"
+    mixed = re.search(r"numpy|ndarray", text) and kind in ("TypeError", "AttributeError", "RuntimeError", "ValueError")
+    hint = " (NumPy and torch do not mix here: torch.from_numpy makes a tensor of an array.)" if mixed else ""
+    return f"❌ Your answer stopped the check with {kind}: {text}{hint}"
 
 
 def pack(tests: Mapping[str, str]) -> str:
@@ -123,7 +127,7 @@ def number(answer: Any, name: str) -> float:
     found = _as_tensor(answered(answer, name))
     if found is None or found.numel() != 1:
         raise Mistake(f"{name} should be one number. {_described(answer, found)}")
-    return float(found)
+    return float(_without_nan(found, name))
 
 
 def numbers(answer: Any, name: str, count: int, message: str) -> list[float]:
@@ -139,12 +143,60 @@ def numbers(answer: Any, name: str, count: int, message: str) -> list[float]:
     found = _as_tensor(answered(answer, name))
     if found is None or found.shape != (count,):
         raise Mistake(f"{name}: {message} {_described(answer, found)}")
-    return found.tolist()
+    return _without_nan(found, name).tolist()
+
+
+def tensor(answer: Any, name: str, shape: tuple[int, ...] | None = None, *, nan: bool = False) -> torch.Tensor:
+    """`answer` as a float64 tensor; a NumPy array or a list is as good. NaN is a mistake of its own unless `nan`.
+
+    >>> tensor([[1, 2]], "W")
+    tensor([[1., 2.]], dtype=torch.float64)
+    >>> tensor([[1, 2]], "W", (2, 1))
+    Traceback (most recent call last):
+    ...
+    engramlib.lab.teaching.exercises.registry.Mistake: W should have the shape (2, 1). Yours has the shape (1, 2).
+    """
+    found = _as_tensor(answered(answer, name))
+    if found is None:
+        raise Mistake(f"{name} should be a tensor (a NumPy array is as good). {_described(answer, found)}")
+    if shape is not None and tuple(found.shape) != tuple(shape):
+        raise Mistake(f"{name} should have the shape {tuple(shape)}. {_described(answer, found)}")
+    return found if nan else _without_nan(found, name)
+
+
+def calls(function: Callable[..., Any], *arguments: Any) -> tuple[Any, set[tuple[str, str]]]:
+    """What `function` returns, and which Python functions it called on the way: (file, name).
+
+    >>> calls(textwrap.shorten, "a b", 9)[0]
+    'a b'
+    """
+    seen: set[tuple[str, str]] = set()
+
+    def note(frame: Any, event: str, what: Any) -> None:
+        if event == "call":
+            seen.add((frame.f_code.co_filename.replace("\\", "/"), frame.f_code.co_name))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        answer = function(*arguments)
+    finally:
+        sys.setprofile(before)
+    return answer, seen
+
+
+def _without_nan(found: torch.Tensor, name: str) -> torch.Tensor:
+    if bool(torch.isnan(found).any()):
+        raise Mistake(
+            f"{name}: there is NaN in it, not a number. It comes from 0 / 0, from ∞ − ∞ or ∞ · 0, or from the root or "
+            "logarithm of something negative: look for such a step."
+        )
+    return found
 
 
 def _as_tensor(answer: Any) -> torch.Tensor | None:
     try:
-        return torch.as_tensor(answer, dtype=torch.float64)
+        return torch.as_tensor(answer, dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError):
         return None
 
