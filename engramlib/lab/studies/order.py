@@ -248,8 +248,7 @@ def _parts(lm: zoo.LanguageModel) -> Iterator[recording.Part]:
     for kind, pairs in PAIRS.items():
         for pair in pairs:
             yield {"pair": list(pair)}, lambda kind=kind, pair=pair: record_pairs(memory, kind, pair)
-    for turn in (PROBES, PROBES[::-1]):
-        yield {"sequence": list(turn)}, lambda turn=turn: record_sequence(memory, lm, turn)
+    yield {"sequence": list(PROBES)}, lambda: record_sequence(memory, lm, PROBES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
