@@ -352,7 +352,8 @@ def test_alternatives_are_what_the_model_would_say_if_it_took_its_next_choice_fo
     found = own_alternatives(problem, 3)
     values = {question: options for question, (_, options) in FACTS.items()}
     for (prompt, answer), options in zip(problem.forget_pairs, found, strict=True):
-        assert len(set(options)) == 3 and all(p == prompt for p, _ in options)
+        assert 2 <= len(options) <= 3 and len(set(options)) == len(options)  # a third may come back to the fact
+        assert all(p == prompt for p, _ in options)
         (fact,) = (v for all_of_a_kind in values.values() for v in all_of_a_kind if f" {v}" in answer)
         assert not any(fact in text for _, text in options)  # the fact is another one
         assert not any(mark in text for _, text in options for mark in ("<s>", "</s>", "<unk>", "<pad>"))

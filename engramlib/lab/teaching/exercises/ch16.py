@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ _LENGTH = 0.36 * 2**0.5 / 8
         "they commute": (0.0, 0.0),
     },
 )
-def _(answer: object) -> None:
+def _(answer: Any) -> None:
     expect(isinstance(answer, (tuple, list)) and len(answer) == 2, "Give two numbers: (entry, length).")
     expect(all(value is not None for value in answer), "Give two numbers: (entry, length).")
     entry, length = (float(value) for value in answer)

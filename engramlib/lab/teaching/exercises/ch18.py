@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
 
 
 @exercise("18.1", wrong={"only fc1": (0, 1), "only fc3": (1, 0), "halves": (0.5, 0.5)})
-def _(answer: object) -> None:
+def _(answer: Any) -> None:
     expect(isinstance(answer, (tuple, list)) and len(answer) == 2, "Give two numbers: (in fc1, in fc3).")
     expect(all(value is not None for value in answer), "Give two numbers: (in fc1, in fc3).")
     first, last = (float(value) for value in answer)
@@ -17,10 +19,7 @@ def _(answer: object) -> None:
     expect(last == 0, "If only fc3 is edited, fc1 and fc2 are as they came. So what does fc3 read?")
 
 
-Pair = tuple[Tensor, Tensor]
-
-
-def _compensated(W: Tensor, before: Pair, now: Pair, alpha: float, lam: float, rcond: float) -> Tensor:
+def _compensated(W: Tensor, before: Any, now: Any, alpha: float, lam: float, rcond: float) -> Tensor:
     (x_plus, x_minus), (y_plus, y_minus) = before, now
     a_plus, a_minus = x_plus @ y_plus.mT, x_minus @ y_minus.mT
     b = y_plus @ y_plus.mT + lam * y_minus @ y_minus.mT
@@ -85,8 +84,8 @@ def _(compensated) -> None:
     )
     close_to(found, right, "That is not the minimiser of the theorem.")
     quiet = torch.tensor([[1.0], [1.0], [1.0], [1.0], [1e-4], [0.0]], dtype=torch.float64)
-    thin = tuple(tuple(quiet * x for x in side) for side in (before, now))
-    found, right = (how(W.clone(), *thin, 1.5, 3.0, 1e-5) for how in (compensated, _compensated))
+    old, new = (tuple(quiet * x for x in side) for side in (before, now))
+    found, right = (how(W.clone(), old, new, 1.5, 3.0, 1e-5) for how in (compensated, _compensated))
     close_to(found[:, 5], W[:, 5], "The last input is always zero: no data speak of its column of W, which stays.")
     close_to(found, right, "One input is a ten-thousandth of the others: with rcond = 1e-5 its direction is cut.")
 
