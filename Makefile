@@ -91,7 +91,7 @@ repoint: $(STAMP) ## point every link at your fork: make repoint REPO=https://gi
 assignments: $(VENV)/.installed-course ## make the student notebooks and autograders from their masters
 	@$(BIN)/python book/assignments/build.py
 
-course-test: $(VENV)/.installed-course ## every assignment run and graded: solutions, empty notebooks, typical mistakes, cheats; 5 minutes
+course-test: $(VENV)/.installed-course ## every assignment run and graded: solutions, empty notebooks, typical mistakes, cheats; 7 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q --nbval-lax --nbval-current-env \
 	  tests/assignments book/assignments/student $(PYTEST)
 
