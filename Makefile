@@ -60,8 +60,8 @@ bench: $(STAMP) ## what each step costs, about 35 minutes on an idle machine; wr
 
 site-test: $(VENV)/.installed-site ## the built book in a real browser, about 5 minutes (needs chromium; says so if there is none)
 	@$(BIN)/python book/browser.py
-	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
-	  tests/site tests/lab/plots/test_players_in_browser.py -q $(PYTEST)
+	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/site -q $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lab/plots/test_players_in_browser.py -q $(PYTEST)
 
 links: $(STAMP) ## does every address outside the book still answer? After make book; needs the network
 	@$(BIN)/python book/check_links.py
