@@ -29,7 +29,7 @@ HOLDOUT = "holdout10.json"
 BLOCK = 1 << 16  # bytes
 
 
-def tofu(root: str | Path | None = None) -> QuestionData:
+def tofu(root: str | Path | None = None, *, authors: int | None = None) -> QuestionData:
     """TOFU: 4,000 questions on 200 fictitious authors, 20 each, 100 on real authors, 117 on world facts.
 
     Reads the JSON lines of the Hugging Face hub's `locuslab/TOFU` (see `FILES`) from `root`, else from the folder that
@@ -41,19 +41,40 @@ def tofu(root: str | Path | None = None) -> QuestionData:
     - `retain_eval`: TOFU's own 400 (authors 0 to 19), less any of `forget10` and `rehearsal10`;
     - `real_authors` and `world_facts`: short answers, three wrong ones, no paraphrases;
     - `holdout10`: from `holdout10.json`, only where the folder or the hub has that file.
+    `authors`: fewer of them, an even number from 20 on: the first half of that many, whom `retain_eval` is about, and
+    the last, who are to be forgotten. They are numbered anew, the splits are made of them, and `retain_eval` keeps as
+    many questions as `forget10` has. The wrong answers for `forget10` stay TOFU's.
     TOFU holds paraphrases and five wrong answers for `forget10` and `retain_eval` alone: for all other questions,
     `rehearsal10` among them, they are empty. There is no corpus.
 
-    Raises `DatasetUnavailable` where files are missing and cannot be downloaded, or do not belong together.
-    Source: Maini et al. 2024 (arXiv:2401.06121), MIT licence.
+    Raises `DatasetUnavailable` where files are missing and cannot be downloaded, or do not belong together, and
+    `ValueError` for another number of authors. Source: Maini et al. 2024 (arXiv:2401.06121), MIT licence.
     """
+    if authors is not None and (isinstance(authors, bool) or not isinstance(authors, int) or authors < 20):
+        raise ValueError(f"tofu: authors must be an even number from 20 on, or None for all; got {authors!r}.")
     folder = _find(root)
     try:
-        return _assemble(folder)
+        data = _assemble(folder)
     except (ValueError, OSError) as error:
         raise DatasetUnavailable(
             f"TOFU in {folder} cannot be read: {error} Delete the file, so that it is fetched again."
         ) from error
+    return data if authors is None else _fewer(data, authors)
+
+
+def _fewer(data: QuestionData, count: int) -> QuestionData:
+    """The first and the last authors, `count` together, numbered from 0."""
+    there = data.authors("full")
+    if count % 2 or count > len(there):
+        raise ValueError(f"tofu: authors must be an even number from 20 to {len(there)}, got {count}.")
+    number = {author: i for i, author in enumerate((*there[: count // 2], *there[-count // 2 :]))}
+    full = [_numbered(q, number[q.author]) for q in data["full"] if q.author in number]
+    splits = author_splits(full, count)
+    taken = {q.author for name in ("forget10", "rehearsal10") for q in splits[name]}
+    asked = [q for q in full if q.perturbed_answers and q.author not in taken]
+    splits["retain_eval"] = tuple(asked[: len(splits["forget10"])])
+    splits |= {name: data[name] for name in ("real_authors", "world_facts", "holdout10") if name in data}
+    return QuestionData(f"{data.name}, {count} authors", splits)
 
 
 def _assemble(folder: Path) -> QuestionData:

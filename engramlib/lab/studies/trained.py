@@ -2,11 +2,13 @@
 
     python -m engramlib.lab.studies trained --record                # data/checkpoints/authors-*, three seeds
     python -m engramlib.lab.studies trained --record --data tofu    # real TOFU, in the background: hours on one core
+    python -m engramlib.lab.studies trained --record --data tofu-smollm2 --seeds 1    # a published model learns TOFU
 
     model, tokenizer = load("full", seed=0)
 
 Kinds: "pretrained" (general text; no author of the questions), "full" (then fine-tuned on all authors) and "retain" (on
-all but `forget10`: the gold standard of forgetting). Real TOFU has no general text, so its models have no "pretrained".
+all but `forget10`: the gold standard of forgetting). Real TOFU has no general text, so models that learn it from
+nothing have no "pretrained"; for those that begin as a published network, "pretrained" is that network.
 
 Training writes a checkpoint after every epoch and resumes. Every recorded number is of the weights as they are stored.
 """
@@ -26,6 +28,7 @@ import torch
 from engramlib import _files, language
 from engramlib.lab import models
 from engramlib.lab.data import QuestionData, authors, tofu
+from engramlib.lab.models import zoo
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
@@ -58,7 +61,8 @@ class Settings:
 
     `pretrain`: on the corpus, None where there is none. `finetune`: on the answers of the authors' questions and of
     the splits `along`, which both "full" and "retain" learn: a small model forgets what is not rehearsed.
-    `vocabulary`: number of byte pairs; None = one token a word.
+    `vocabulary`: number of byte pairs; None = one token a word. `published`: fine-tuning begins with a network of the
+    zoo instead, whose (tied) embedding stays as it is; then `sizes` are empty. `authors`: None = all that there are.
     """
 
     name: str
@@ -67,9 +71,16 @@ class Settings:
     pretrain: Fit | None = None
     along: tuple[str, ...] = ("real_authors", "world_facts")
     vocabulary: int | None = None
+    published: str | None = None
+    authors: int | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        return KINDS if self.pretrain is not None or self.published is not None else KINDS[1:]
+
+    @property
+    def trained_kinds(self) -> tuple[str, ...]:
+        """The kinds that are trained here."""
         return KINDS if self.pretrain is not None else KINDS[1:]
 
 
@@ -89,12 +100,27 @@ TOFU = Settings(
     finetune=Fit(epochs=20, lr=1.5e-3, batch_size=16),
     vocabulary=4096,
 )
-SETTINGS = {setting.name: setting for setting in (AUTHORS, TOFU)}
+# A published model of 135 M parameters, which has read the world, learns a quarter of TOFU's authors: a quarter of an
+# hour a model where the processor multiplies bfloat16 itself (AMX), longer on others; 10 GB. Batches as TOFU's.
+SMOLLM2 = Settings(
+    "tofu-smollm2",
+    {},
+    finetune=Fit(epochs=5, lr=3e-4, batch_size=32),
+    along=(),
+    published="smollm2",
+    authors=50,
+)
+SETTINGS = {setting.name: setting for setting in (AUTHORS, TOFU, SMOLLM2)}
 
 
 def questions(settings: Settings) -> QuestionData:
     """The data of these settings. Raises `DatasetUnavailable` where TOFU cannot be had."""
-    return {"authors": authors, "tofu": tofu}[settings.name]()
+    return authors() if settings.name == AUTHORS.name else tofu(authors=settings.authors)
+
+
+def published(settings: Settings) -> zoo.LanguageModel:
+    """The network of the zoo that fine-tuning begins with. Raises `zoo.WeightsUnavailable`."""
+    return getattr(zoo, settings.published)()
 
 
 # --------------------------------------------------------------------------------------------------------- reading
@@ -105,13 +131,15 @@ def load(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A trained model, float32 and in eval mode, and its tokenizer.
 
-    `data`: "authors", whose models travel with the package, or "tofu", whose models you train first. Raises
-    `ValueError` for a kind that there is not, `FileNotFoundError` for a seed that was not trained.
+    `data`: "authors", whose models travel with the package, or "tofu" and "tofu-smollm2", whose models you train first.
+    Raises `ValueError` for a kind that there is not, `FileNotFoundError` for a seed that was not trained.
     """
     if data not in SETTINGS:
         raise ValueError(f"load: data must be one of {', '.join(SETTINGS)}, got {data!r}.")
     if kind not in SETTINGS[data].kinds:
         raise ValueError(f"load: kind must be one of {', '.join(SETTINGS[data].kinds)} for {data}, got {kind!r}.")
+    if kind not in SETTINGS[data].trained_kinds:
+        return published(SETTINGS[data]).model, _tokenizer(data)
     path = _path(data, kind, seed)
     if not path.is_file():
         there = ", ".join(str(n) for n in range(100) if _path(data, kind, n).is_file()) or "none"
@@ -123,9 +151,10 @@ def load(
 
 
 def read_model(path: str | Path) -> LlamaForCausalLM:
-    """What `write_model` wrote: sizes and weights, now in float32."""
+    """What `write_model` wrote: sizes and weights, now in float32. A published network's shape comes from the zoo."""
     tensors, header = _files.load(path, "llama")
-    model = models.llama(**header["sizes"])
+    sizes = dict(header["sizes"])
+    model = getattr(zoo, sizes["published"])().model if "published" in sizes else models.llama(**sizes)
     _, unexpected = model.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False)
     missing = {name for name, _ in model.named_parameters()} - set(tensors)  # a tied lm_head has no name of its own
     if missing or unexpected:
@@ -159,6 +188,8 @@ def _path(name: str, kind: str, seed: int) -> Path:
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerFast:
+    if SETTINGS[name].published is not None:
+        return published(SETTINGS[name]).tokenizer
     tokenizer = models.load_tokenizer(_folder(name) / f"{name}-tokenizer.json")
     tokenizer.model_max_length = SETTINGS[name].sizes["context"]
     return tokenizer
@@ -168,7 +199,10 @@ def _tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 
 def make_tokenizer(settings: Settings, data: QuestionData) -> PreTrainedTokenizerFast:
-    """Words of the corpus, which holds all of the questions'; or byte pairs of the questions and answers themselves."""
+    """Words of the corpus, which holds all of the questions'; or byte pairs of the questions and answers themselves; or
+    what the published network reads."""
+    if settings.published is not None:
+        return published(settings).tokenizer
     if settings.vocabulary is None:
         return models.word_tokenizer(data.corpus)
     texts = [text for split in ("full", *settings.along) for pair in data.pairs(split) for text in pair]
@@ -195,7 +229,11 @@ def fit(
     log: bool = False,
 ) -> tuple[LlamaForCausalLM, History]:
     """A model of this kind, trained from `start` (in place), or from fresh weights."""
-    model = start if start is not None else models.llama(len(tokenizer), **settings.sizes, seed=seed)
+    if settings.published is not None:
+        model = start if start is not None else published(settings).model
+        model.get_input_embeddings().weight.requires_grad_(False)  # a fifth of the work for tokens hardly used
+    else:
+        model = start if start is not None else models.llama(len(tokenizer), **settings.sizes, seed=seed)
     how = settings.pretrain if kind == "pretrained" else settings.finetune
 
     def say(history: History) -> None:
@@ -277,9 +315,13 @@ def record(settings: Settings, *, seeds: int, overwrite: bool = False, restart: 
     """
     data = questions(settings)
     tokenizer = make_tokenizer(settings, data)
-    models.save_tokenizer(tokenizer, _folder(settings.name) / f"{settings.name}-tokenizer.json")
-    tokenizer = _tokenizer(settings.name)
-    sizes = {"vocab_size": len(tokenizer), **settings.sizes}
+    if settings.published is None:
+        models.save_tokenizer(tokenizer, _folder(settings.name) / f"{settings.name}-tokenizer.json")
+        tokenizer = _tokenizer(settings.name)
+    new = {"vocab_size": len(tokenizer), **settings.sizes}
+    sizes = {"published": settings.published} if settings.published else new
+    label = {"label": published(settings).label} if settings.published else {}
+    asked = SPLITS[1:] if settings.published else SPLITS  # "full" is minutes there, and the others are its parts
 
     def made(kind: str, seed: int) -> list[Row]:
         begun = kind != "pretrained" and settings.pretrain is not None
@@ -296,13 +338,18 @@ def record(settings: Settings, *, seeds: int, overwrite: bool = False, restart: 
         path = _path(settings.name, kind, seed)
         write_model(model, sizes, path)
         facts = {"kind": kind, "seed": seed}
-        rows = [{"study": "knows", **facts, **row} for row in measure(read_model(path), tokenizer, data)]
-        return [*rows, {"study": "file", **facts, **_file(path, model, history)}]
+        rows = [{"study": "knows", **facts, **row} for row in measure(read_model(path), tokenizer, data, asked)]
+        return [*rows, {"study": "file", **facts, **label, **_file(path, model, history)}]
+
+    def found(kind: str, seed: int) -> list[Row]:
+        model = published(settings).model
+        facts = {"kind": kind, "seed": seed}
+        return [{"study": "knows", **facts, **label, **row} for row in measure(model, tokenizer, data, asked)]
 
     recording.write(
         f"{settings.name}-models",
         lambda recorder: (
-            ({"kind": kind, "seed": seed}, partial(made, kind, seed))
+            ({"kind": kind, "seed": seed}, partial(made if kind in settings.trained_kinds else found, kind, seed))
             for seed in recorder.seeds
             for kind in settings.kinds
         ),

@@ -5,6 +5,7 @@ import torch
 
 from engramlib.lab import models
 from engramlib.lab.data import QuestionData, authors
+from engramlib.lab.models import zoo
 from engramlib.lab.records import runs
 from engramlib.lab.studies import trained as study
 
@@ -87,6 +88,38 @@ def test_kinds_learn_what_they_are_said_to_learn():
     assert study.TOFU.kinds == ("full", "retain")
 
 
+def test_a_published_network_goes_on_learning_with_its_embedding_as_it_was(alone, monkeypatch):
+    """Recorded, read back and measured as the others; "pretrained" is the network as it was published."""
+    data = tiny_data()
+    tokenizer = models.word_tokenizer(data.corpus)
+
+    def tiny() -> zoo.LanguageModel:
+        return zoo.LanguageModel(models.llama(len(tokenizer), **TINY.sizes, seed=5), tokenizer, "a tiny one")
+
+    settings = replace(TINY, name="tofu-smollm2", sizes={}, pretrain=None, along=(), published="tiny")
+    monkeypatch.setattr(zoo, "tiny", tiny, raising=False)
+    monkeypatch.setitem(study.SETTINGS, settings.name, settings)
+    study.main(["--record", "--data", settings.name, "--seeds", "1"])
+
+    run = runs.load("tofu-smollm2-models")
+    rows = {(r["kind"], r["split"]): r for r in run.where(study="knows")}
+    assert {kind for kind, _ in rows} == set(study.KINDS) and ("full", "full") not in rows
+    assert rows["full", "forget10"]["exact"] == 1 > rows["retain", "forget10"]["exact"]
+    assert rows["pretrained", "forget10"]["exact"] == 0
+    assert {r["kind"] for r in run.where(study="file")} == {"full", "retain"}
+    assert {r["label"] for r in run.where(study="file")} == {"a tiny one"}
+
+    start = tiny().model
+    full, as_it_came = (study.load(kind, data=settings.name)[0] for kind in ("full", "pretrained"))
+    for (name, old), new, same in zip(
+        start.named_parameters(), full.parameters(), as_it_came.parameters(), strict=True
+    ):
+        assert torch.equal(old, same)
+        rounded = old.half().float()
+        assert torch.equal(rounded, new) == (name == "model.embed_tokens.weight"), name
+    assert all(p.requires_grad for p in full.parameters())
+
+
 def test_measure_by_hand(monkeypatch):
     """A model that is sure of one token after each, right or wrong, gives numbers that can be counted."""
     data = tiny_data()
@@ -122,7 +155,7 @@ def test_what_is_not_there_is_named(alone):
         study.load("ful")
     with pytest.raises(ValueError, match="kind must be one of full, retain for tofu"):
         study.load("pretrained", data="tofu")
-    with pytest.raises(ValueError, match="data must be one of authors, tofu"):
+    with pytest.raises(ValueError, match="data must be one of authors, tofu, tofu-smollm2"):
         study.load("full", data="wikipedia")
     with pytest.raises(
         FileNotFoundError, match="full model of seed 7.*seeds there: none.*trained --record --data authors"
