@@ -6,6 +6,8 @@
     python -m engramlib.lab.studies forgetting --record --data tofu    # real TOFU, after `trained`
     python -m engramlib.lab.studies forgetting --record --data tofu --second-round
     python -m engramlib.lab.studies forgetting --record --data tofu --shares
+    python -m engramlib.lab.studies forgetting --record --data tofu-smollm2 --seeds 1           # a published model
+    python -m engramlib.lab.studies forgetting --record --data tofu-smollm2 --seeds 1 --cuts
 
 Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Seven
 studies: the first three in `<data>-forgetting` and `<data>-second-round`, "places" (with its "tuning") in
@@ -49,18 +51,29 @@ from engramlib.lab.unlearning.method import Settings
 from engramlib.lab.unlearning.text.engrams import edited, extracted
 from engramlib.lab.unlearning.text.problem import HOLDOUT
 
+# The paper's cut is the first. `BY_WIDTH` is the rule of the authors' package, d times float32's machine epsilon: with
+# the widths of a model of a billion parameters 2e-4 to 1e-3 (`TYPICAL` lies between), with ours 1.5e-5 to 9e-5.
+CUTS = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+TYPICAL = 3e-4
+BY_WIDTH, EPSILON = "by width", 1.1920929e-07
+STRENGTHS = {"max": (1.0, 2.0, 3.0, 4.0), "median": (0.6, 1.0, 1.5, 2.0), "uniform": (0.6, 1.0)}
+
 
 @dataclass(frozen=True)
 class Setting:
     """What is forgotten, and what the methods are given. `problem`: arguments of `unlearning.text.Problem`.
 
-    `entrants`: the rows of the recorded table, by their names in `ENTRANTS`; None = all.
+    `entrants`: the rows of the recorded table, by their names in `ENTRANTS`; None = all. `grids`: what is tried on the
+    rehearsal, where it is not the entrant's own. `cuts` and `strengths`: see `CUTS` and `STRENGTHS`.
     """
 
     name: str
     problem: dict[str, object] = field(default_factory=dict)
     shown: int = 4  # questions of each set whose answers are recorded
     entrants: tuple[str, ...] | None = None
+    grids: Mapping[str, tuple[Settings, ...]] = field(default_factory=dict)
+    cuts: tuple[float, ...] = CUTS
+    strengths: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: STRENGTHS)
 
 
 AUTHORS = Setting("authors", {"epochs": 5, "batch_size": 16})
@@ -74,7 +87,28 @@ TOFU = Setting(
         *("uce", "task_arithmetic", "npo", "graddiff", "simnpo"),
     ),
 )
-SETTINGS = {s.name: s for s in (AUTHORS, TOFU)}
+# A model a hundred times as large: an evaluation takes ten minutes on one core, a try on the rehearsal one. So every
+# method that chooses has three tries, and learning rates are those of a large model.
+SMOLLM2 = Setting(
+    "tofu-smollm2",
+    {"epochs": 5, "batch_size": 16, "unit": "tokens", "validation": 100},
+    entrants=(
+        *("full", "retain", "engram_06", "engram_norm_1", "engram_norm", "engram_lambda"),
+        *("npo", "graddiff", "simnpo", "uce", "task_arithmetic"),
+    ),
+    grids={
+        "engram_norm": tuple({"alpha": alpha} for alpha in (2.0, 4.0, 8.0)),
+        "engram_lambda": tuple({"alpha": alpha, "specificity": 3.0, "layers": "write"} for alpha in (2.0, 6.0, 18.0)),
+        "uce": tuple({"keep": keep, "layers": "all"} for keep in (0.3, 0.6, 1.0)),
+        "task_arithmetic": tuple({"lr": 1e-4, "alpha": alpha, "epochs": 5} for alpha in (1.0, 2.0, 4.0)),
+        "npo": tuple({"lr": lr, "beta": 0.1, "epochs": n} for lr, n in ((5e-5, 5), (1e-4, 5), (1e-4, 10))),
+        "graddiff": tuple({"lr": lr, "alpha": 5.0, "epochs": n} for lr, n in ((2e-5, 5), (5e-5, 5), (5e-5, 10))),
+        "simnpo": tuple({"lr": lr, "beta": 3.5, "epochs": n} for lr, n in ((5e-5, 5), (1e-4, 5), (1e-4, 10))),
+    },
+    cuts=(1e-6, 1e-4, 3e-4, 1e-3),
+    strengths={"max": (1.0, 2.0, 3.0), "median": (1.0,), "uniform": (0.6, 1.0)},
+)
+SETTINGS = {s.name: s for s in (AUTHORS, TOFU, SMOLLM2)}
 
 
 @dataclass(frozen=True)
@@ -139,12 +173,6 @@ SECOND_ROUND: dict[str, Entrant] = {
     ),
 }
 
-# The paper's cut is the first. `BY_WIDTH` is the rule of the authors' package, d times float32's machine epsilon: with
-# the widths of a model of a billion parameters 2e-4 to 1e-3 (`TYPICAL` lies between), with ours 1.5e-5 to 9e-5.
-CUTS = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-TYPICAL = 3e-4
-BY_WIDTH, EPSILON = "by width", 1.1920929e-07
-STRENGTHS = {"max": (1.0, 2.0, 3.0, 4.0), "median": (0.6, 1.0, 1.5, 2.0), "uniform": (0.6, 1.0)}
 EARLY = (5, 8, 12, 20)  # epochs of fine-tuning, of thirty
 
 COST = ("seconds", "passes", "trained_passes")  # of one run, everything shared included
@@ -226,8 +254,8 @@ def case(setting: Setting | str = AUTHORS, seed: int = 0, data: QuestionData | N
 def choose(case: Case, name: str) -> list[Row]:
     """Rows of the study "tuning": every setting of an entrant on the rehearsal; `chosen` marks the best."""
     entrant = entrant_of(name)
-    problem = case.problem(rehearsal=True)
-    tuned = unlearning.tune(entrant.method, problem, grid=entrant.settings)
+    problem, grid = case.problem(rehearsal=True), case.setting.grids.get(name, entrant.settings)
+    tuned = unlearning.tune(entrant.method, problem, grid=grid)
     facts = {"study": "tuning", "seed": case.seed, "method": name, "goal": problem.goal()}
     return [
         {
@@ -237,7 +265,7 @@ def choose(case: Case, name: str) -> list[Row]:
             "chosen": settings == tuned.settings,
             "edges": dict(tuned.edges) if settings == tuned.settings else {},
         }
-        for settings, row in zip(entrant.settings, tuned.tried, strict=True)
+        for settings, row in zip(grid, tuned.tried, strict=True)
     ]
 
 
@@ -316,10 +344,10 @@ def shares(case: Case) -> list[Row]:
     ]
 
 
-def by_cut(problem: unlearning.Problem) -> dict[float | str, el.Engram]:
-    """Cut -> the engram (λ = 1) of every layer: the numbers of `CUTS`, and d · 1.2e-7 under `BY_WIDTH`."""
+def by_cut(problem: unlearning.Problem, numbers: Sequence[float]) -> dict[float | str, el.Engram]:
+    """Cut -> the engram (λ = 1) of every layer: those `numbers`, and d · 1.2e-7 under `BY_WIDTH`."""
     plus, minus = problem.moments(None)
-    found: dict[float | str, el.Engram] = dict(el.extract(problem.model, plus, minus, rcond=list(CUTS)))
+    found: dict[float | str, el.Engram] = dict(el.extract(problem.model, plus, minus, rcond=list(numbers)))
     widths: dict[int, list[str]] = {}
     for name in plus:
         widths.setdefault(plus[name].shape[-1], []).append(name)
@@ -339,13 +367,13 @@ def cuts(case: Case) -> list[Row]:
     median.
     """
     problem, rows = case.problem(), []
-    for cut, engram in by_cut(problem).items():
+    for cut, engram in by_cut(problem, case.setting.cuts).items():
         norms = engram.relative_norms()
         largest = max(norms, key=norms.__getitem__)
         facts = {"largest": largest, "r": norms[largest], "r_median": median(norms.values())}
         ways = {"max": engram.norm_weighted(), "median": engram.norm_weighted(to="median"), "uniform": engram}
         for shared, change in ways.items():
-            for alpha in STRENGTHS[shared]:
+            for alpha in case.setting.strengths[shared]:
                 left, kept = problem.accuracies(edited(problem, change, alpha))
                 rows.append(
                     {
@@ -373,8 +401,8 @@ def certainty(case: Case, epochs: int) -> list[Row]:
     model, _ = trained.fit(brief, case.data, case.tokenizer, "full", case.seed, start=start)
     begun = replace(case.problem(), model=model.to(device()).eval())
     before, rows = begun.accuracies(begun.model), []
-    for cut, engram in by_cut(begun).items():
-        if cut in (CUTS[0], TYPICAL):
+    for cut, engram in by_cut(begun, (case.setting.cuts[0], TYPICAL)).items():
+        if cut != BY_WIDTH:
             after = edited(begun, engram.norm_weighted())
             left, kept = begun.accuracies(after)
             rows.append(
@@ -472,7 +500,8 @@ def _places(cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
 
 def _shares(cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
     for seed, case in cases.items():
-        starts = {"nothing": lambda case: case}
+        published = trained.SETTINGS[case.setting.name].published
+        starts = {published or "nothing": lambda case: case}
         if trained.SETTINGS[case.setting.name].pretrain is not None:
             starts = {"plain text": lambda case: case, "nothing": from_nothing}
         for start, make in starts.items():

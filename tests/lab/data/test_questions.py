@@ -464,6 +464,28 @@ def test_tofu_from_a_folder(tiny, monkeypatch):
     assert datasets.tofu() == data
 
 
+def test_fewer_authors_are_the_first_and_the_last_numbered_anew(tmp_path):
+    folder = tmp_path / "tofu"
+    folder.mkdir()
+    rows = [_row(author, number) for author in range(40) for number in range(20)]
+    _dump(folder / "full.json", rows)
+    _dump(folder / "forget10_perturbed.json", [_rich(row) for row in rows[720:]])
+    _dump(folder / "retain_perturbed.json", [_rich(row) for row in rows[:60] + rows[740:745]])
+    for name in ("real_authors", "world_facts"):
+        _dump(folder / f"{name}_perturbed.json", [_rich(_row(99, 0))])
+    data, whole = tofu(folder, authors=20), tofu(folder)
+    assert {q.question.split(",")[0] for q in data["full"]} == {f"Author {a}" for a in (*range(10), *range(30, 40))}
+    assert data.authors("full") == tuple(range(20)) and data.authors("forget10") == (18, 19)
+    assert [q.answer for q in data["forget10"]] == [q.answer for q in whole["forget10"] if q.author >= 38]
+    assert all(len(q.perturbed_answers) == 5 for q in data["forget10"])
+    assert data.authors("rehearsal10") == (16, 17) and data.authors("retain_eval") == (0, 1)  # as many as are forgotten
+    assert data["world_facts"] == whole["world_facts"] and data.name == "TOFU, 20 authors"
+    assert tofu(folder, authors=40)["full"] == whole["full"]
+    for wrong in (19, 21, 42, 0, True, "20"):
+        with pytest.raises(ValueError, match="authors must be an even number from 20"):
+            tofu(folder, authors=wrong)
+
+
 def test_tofu_joins_by_question_and_answer(tiny):
     data = tofu(tiny)
     same = [q for q in data["full"] if q.question == "What is the full name of the author?"]

@@ -11,6 +11,7 @@ from engramlib.lab.records import runs
 from engramlib.lab.studies import forgetting as study
 from engramlib.lab.studies import trained
 from engramlib.lab.training import language as language_training
+from engramlib.lab.unlearning import text as unlearning
 
 pytest.importorskip("transformers")
 ALL = study.ENTRANTS
@@ -91,6 +92,34 @@ def test_a_setting_may_name_its_entrants(lab, setting):
     assert {r["method"] for r in run.where(study="tuning")} == {"uce"}
 
 
+def test_a_setting_may_bring_its_own_grids_cuts_and_strengths(lab, setting):
+    own = replace(
+        setting,
+        entrants=("engram_norm",),
+        grids={"engram_norm": ({"alpha": 0.25}, {"alpha": 0.75})},
+        cuts=(1e-6, 1e-2),
+        strengths={"max": (1.0,), "median": (), "uniform": (0.5, 2.0)},
+    )
+    study.record(own, seeds=range(1))
+    run = runs.load("authors-forgetting", folder=lab)
+    assert [r["settings"] for r in run.where(study="tuning")] == [{"alpha": 0.25}, {"alpha": 0.75}]
+    assert run.where(study="methods")[0]["settings"]["alpha"] in (0.25, 0.75)
+    rows = study.cuts(study.case(own, 0))
+    assert {r["cut"] for r in rows} == {1e-6, 1e-2, study.BY_WIDTH}
+    assert [(r["shared"], r["alpha"]) for r in rows[:3]] == [("max", 1.0), ("uniform", 0.5), ("uniform", 2.0)]
+
+
+def test_the_published_model_has_three_tries_for_every_method_that_chooses():
+    setting = study.SMOLLM2
+    for name in setting.entrants:
+        entrant = study.ENTRANTS[name]
+        fixed = entrant.method is None or name in ("engram_06", "engram_norm_1")
+        assert fixed or len(setting.grids[name]) == 3, name
+        if entrant.method is not None:
+            knobs = unlearning.METHODS[entrant.method].grid[0].keys()
+            assert all(knobs >= tried.keys() or "layers" in tried for tried in setting.grids.get(name, ()))
+
+
 def test_the_second_round_has_as_many_settings_all_beyond_the_first(lab, setting):
     for entrant in study.SECOND_ROUND.values():
         knob, sign = ("keep", -1) if entrant.method == "uce" else ("alpha", 1)  # UCE is strongest where it keeps least
@@ -127,7 +156,7 @@ def test_recorded_places_have_the_chosen_strength_and_an_equal_norm(lab, setting
 
 
 def test_recorded_cuts_are_edits_of_their_own_cut_and_early_models_are_less_sure(lab, setting, monkeypatch):
-    monkeypatch.setattr(study, "CUTS", (1e-6, 1e-2))
+    setting = replace(setting, cuts=(1e-6, 1e-2))
     monkeypatch.setattr(study, "TYPICAL", 1e-2)
     monkeypatch.setattr(study, "EARLY", (1, 6))
     sizes = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate": 64, "context": 128, "tied": True}
@@ -141,13 +170,13 @@ def test_recorded_cuts_are_edits_of_their_own_cut_and_early_models_are_less_sure
     }
     problem = study.case(setting, 0).problem()
     plus, minus = problem.moments(None)
-    for cut, engram in study.by_cut(problem).items():
+    for cut, engram in study.by_cut(problem, setting.cuts).items():
         for name in engram:  # layer by layer, with the number that the rule gives for its width
             own = plus[name].shape[-1] * study.EPSILON if cut == study.BY_WIDTH else cut
             alone = study.el.extract(problem.model, plus.select([name]), minus.select([name]), rcond=own)
             torch.testing.assert_close(alone[name].weight, engram[name].weight, rtol=1e-3, atol=1e-5)
     (row,) = run.where(study="cuts", cut=1e-2, shared="max", alpha=2.0)
-    change = study.by_cut(problem)[1e-2].norm_weighted()
+    change = study.by_cut(problem, setting.cuts)[1e-2].norm_weighted()
     assert (row["left"], row["kept"]) == problem.accuracies(study.el.ablate(problem.model, change, 2.0))
     early, late = ({r["nll"] for r in run.where(study="certainty", epochs=epochs)} for epochs in (1, 6))
     assert len(early) == len(late) == 1 and min(early) > max(late) + 0.2
