@@ -107,6 +107,28 @@ def test_the_model_knows_everything(problem):
     assert problem.accuracies(problem.model) == (1.0, 1.0)  # or else there is nothing to forget
 
 
+def test_mixed_is_the_arithmetic_of_training_and_of_answers_and_never_of_moments(problem):
+    plain = replace(problem, model=copy.deepcopy(problem.model).float())
+    mixed = replace(plain, mixed=True)
+    assert not torch.equal(*(torch.cat([a.logprobs for a in asked(p)]) for p in (plain, mixed)))
+    assert mixed.accuracies(mixed.model) == pytest.approx(plain.accuracies(plain.model), abs=0.1)
+    one, two = (p.moments(None)[0] for p in (plain, mixed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+    def trained_by(p):
+        return bits(METHODS["npo"].run(p, lr=1e-3, beta=0.1))
+
+    outside = {p.mixed: trained_by(p) for p in (plain, mixed)}
+    assert not same(outside[False], outside[True])
+    with torch.autocast("cpu", torch.bfloat16):  # whatever the caller stands in
+        assert all(same(outside[p.mixed], trained_by(p)) for p in (plain, mixed))
+
+
+def asked(problem):
+    with problem.precision():
+        return lm.answer_logprobs(problem.model, problem.tokenizer, problem.forget_pairs, batch_size=64)
+
+
 def test_every_method_of_the_contract_with_equal_budgets():
     assert list(METHODS) == NAMES
     for name, method in METHODS.items():

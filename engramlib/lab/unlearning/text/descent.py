@@ -49,7 +49,8 @@ def descend(
     total = problem.epochs * problem.steps
     for step, (epoch, rows, others) in enumerate(track(problem.draws(), desc=desc, total=total)):
         turn = Turn(epoch, rows, problem.encode(pick(forget, rows)), problem.encode(pick(retain, others)))
-        value = loss(model, turn)
+        with problem.precision():
+            value = loss(model, turn)
         if not torch.isfinite(value):
             raise FloatingPointError(f"{desc}: the loss became {value.item()} in step {step + 1}; lower lr.")
         optimiser.zero_grad()
@@ -78,5 +79,6 @@ def answer_logprobs(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 def logprobs_before(problem: Problem, pairs: Sequence[Pair]) -> Tensor:
     """log p0(y) of each of `pairs` under the problem's own model."""
     many = 4 * problem.batch_size
-    answers = language.answer_logprobs(problem.model, problem.tokenizer, pairs, batch_size=many, eos=problem.eos)
+    with problem.precision():
+        answers = language.answer_logprobs(problem.model, problem.tokenizer, pairs, batch_size=many, eos=problem.eos)
     return torch.stack([answer.logprobs.sum() for answer in answers]).to(problem.device)

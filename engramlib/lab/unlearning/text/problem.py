@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from engramlib import language
 from engramlib.lab.data.questions import ANSWERS_END, IDK
+from engramlib.lab.training.precision import arithmetic
 from engramlib.lab.unlearning.base import BaseProblem, Memo
 from engramlib.moments import Moments
 from engramlib.running import to_device
@@ -47,7 +49,8 @@ class Problem(BaseProblem):
     `rcond` is the cut of the closed-form methods (see `el.extract`). `idk`: the answers of the methods that say so.
     `eos`: an answer ends with the tokenizer's end-of-text token, as in training; `ANSWERS_END` says what counts it.
     `shift`: closed forms read the positions that predict the answers, not those that hold them; answers of one token
-    need it.
+    need it. `mixed`: bfloat16 arithmetic where methods train and where answers are asked, two to three times as fast on
+    a processor that multiplies it; closed forms read their columns in float32 all the same.
 
     Raises `ValueError` for an unknown unit and for splits that share a question, `KeyError` for splits that the data do
     not have.
@@ -69,6 +72,7 @@ class Problem(BaseProblem):
     idk: Sequence[str] = IDK
     eos: bool = ANSWERS_END
     shift: bool = False
+    mixed: bool = False
     _memo: Memo = field(default_factory=Memo, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -153,7 +157,8 @@ class Problem(BaseProblem):
         return float(torch.cat(self._greedy(model, pairs)).double().mean())
 
     def _greedy(self, model: nn.Module, pairs: Sequence[Pair]) -> list[Tensor]:
-        answers = language.answer_logprobs(model, self.tokenizer, pairs, batch_size=4 * self.batch_size)
+        with self.precision():
+            answers = language.answer_logprobs(model, self.tokenizer, pairs, batch_size=4 * self.batch_size)
         if not all(torch.isfinite(answer.logprobs).all() for answer in answers):
             raise FloatingPointError("the log-probabilities of the answers are not finite.")
         return [answer.greedy for answer in answers]
@@ -178,6 +183,10 @@ class Problem(BaseProblem):
         generator = self.generator(stream=1)
         while True:
             yield from torch.randperm(number, generator=generator).tolist()
+
+    def precision(self) -> AbstractContextManager[None]:
+        """The arithmetic of a forward pass: bfloat16 if `mixed`, whatever autocast the caller stands in."""
+        return arithmetic(self.device, mixed=self.mixed)
 
     def encode(self, pairs: Sequence[Pair]) -> Batch:
         """One batch on the model's device: `input_ids`, `attention_mask`, and `labels`, -100 outside the answers."""
