@@ -3,7 +3,7 @@
 To add one: write a function that returns an `ImageData` (an `AttributeData`, a `QuestionData`), raise
 `DatasetUnavailable` where it cannot be had, and export it here. Generated on the spot: `digits` (real, comes with
 scikit-learn), `shapes`, `faces`, `authors`. From a folder or the network: `mnist`, `cifar10`, `cifar100`, `tofu`. From
-a folder only: `celeba`, `imagenet`.
+a folder only: `celeba`, `imagenet`, `imagenette` (ten of its classes) and `imagenet_samples` (one image of each).
 """
 
 from engramlib.lab.data.attribute_data import AttributeData, AttributeSplit
@@ -14,6 +14,7 @@ from engramlib.lab.data.digits import digits
 from engramlib.lab.data.faces import FaceData, faces
 from engramlib.lab.data.image_data import DatasetUnavailable, ImageData, Split
 from engramlib.lab.data.imagenet import LazyImageData, LazySplit, imagenet
+from engramlib.lab.data.imagenette import imagenet_samples, imagenette
 from engramlib.lab.data.mnist import mnist
 from engramlib.lab.data.questions import PROMPT, Question, QuestionData
 from engramlib.lab.data.shapes import shapes
@@ -38,6 +39,8 @@ __all__ = [
     "digits",
     "faces",
     "imagenet",
+    "imagenet_samples",
+    "imagenette",
     "mnist",
     "shapes",
     "tofu",

@@ -17,6 +17,7 @@ STUDIES = {
     "cifar": "chapters 08 and 09",
     "overlap": "chapter 10",
     "transformer": "chapter 11",
+    "thousand": "chapter 11",
     "autoencoder": "chapter 12",
     "trained": "the language models of chapters 13 and 14",
     "forgetting": "chapters 13 and 14",

@@ -101,7 +101,7 @@ TOFU = Settings(
     vocabulary=4096,
 )
 # A published model of 135 M parameters, which has read the world, learns a quarter of TOFU's authors: a quarter of an
-# hour a model where the processor multiplies bfloat16 itself (AMX), longer on others; 10 GB. Batches as TOFU's.
+# hour a model where the processor multiplies bfloat16 itself (AMX), longer on others; 17 GB. Batches as TOFU's.
 SMOLLM2 = Settings(
     "tofu-smollm2",
     {},
