@@ -1,11 +1,11 @@
 """A published network of a thousand classes forgets ten of them, one at a time: chapter 11, beside the paper's Fig. 12.
 
-    python -m engramlib.lab.studies thousand --record      # data/runs/pretrained-imagenet.json, half an hour on one core
+    python -m engramlib.lab.studies thousand --record      # data/runs/pretrained-imagenet.json, half an hour
 
 The network is EfficientNet-lite0 as it was published; nobody here trained it. Σ⁺ are training images of one of
-Imagenette's ten classes. Σ⁻ are those of the nine others ("nine"), or of these and one image of each of the even classes
-of ImageNet ("nine and five hundred"). The *witnesses* are one image of each of the odd classes: no Σ has seen them, and
-the network was trained to know them. All answers are among a thousand.
+Imagenette's ten classes. Σ⁻ are those of the nine others ("nine"), or of these and one image of each of ImageNet's
+even classes ("nine and five hundred"). The *witnesses* are one image of each of the odd classes: no Σ has seen them,
+and the network was trained to know them. All answers are among a thousand.
 
 Rows: study "classes": reference, lam, alpha, rcond, control, erased (0 to 9), tested ("own", "nine", "witnesses"), n,
 before, after, and `lost` and `won`, how many right answers became wrong and the other way round.
