@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from engramlib.lab.data._folders import folders as search_folders
-from engramlib.lab.data.image_data import DatasetUnavailable, Splits
+from engramlib.lab.data.image_data import SPLITS, DatasetUnavailable, Splits
 
 GROUP = 20  # classes in a group: 1,000 classes in 50 groups, Fig. 12
 VAL_PER_CLASS = 50
@@ -35,6 +36,13 @@ class LazySplit(Dataset):
             return self.transform(pil_loader(self.paths[i])), int(self.y[i])
         except OSError as error:
             raise DatasetUnavailable(f"ImageNet: {self.paths[i]} cannot be read ({error}). Unpack it again.") from error
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with any label, file name or size; no image is read."""
+        digest = hashlib.sha256(self.y.numpy().tobytes())
+        for path in map(Path, self.paths):
+            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+        return digest.hexdigest()[:16]
 
     def where(self, mask: torch.Tensor) -> LazySplit:
         """The examples for which the boolean `mask` is true. Reads nothing."""
@@ -64,6 +72,11 @@ class LazyImageData(Splits[LazySplit]):
         if size < 1:
             raise ValueError(f"batches: size must be at least 1, got {size}.")
         return DataLoader(self.split(split), batch_size=size, num_workers=workers)
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with the classes, or with any split's labels, file names or sizes."""
+        parts = [self.name, *self.classes, *(self.split(part).fingerprint() for part in SPLITS)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def imagenet(

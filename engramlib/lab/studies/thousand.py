@@ -176,8 +176,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             for erased in range(len(CLASSES)):
                 yield {"edit": asdict(edit), "erased": erased}, partial(found.erase, edit, erased)
 
+    prints = [part.fingerprint() for part in (found.data, found.others, found.witnesses)]
+    data = {"name": "Imagenette, and one image of each of ImageNet's classes", "fingerprint": "-".join(prints)}
     config = {"edits": [asdict(edit) for edit in EDITS], "model": LITE0.name, "sha256": LITE0.sha256}
-    recording.record("pretrained-imagenet", parts(), args, config=config, seeds=[0], data=None, summary=summary)
+    recording.record("pretrained-imagenet", parts(), args, config=config, seeds=[0], data=data, summary=summary)
     return 0
 
 

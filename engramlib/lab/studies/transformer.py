@@ -263,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if args.record:
         settings = {"per_class": args.per_class, "rcond": args.rcond, "model": "ViT-B/16, IMAGENET1K_V1"}
-        how = {"config": {"settings": settings}, "seeds": [0], "data": None, "summary": summary}
+        how = {"config": {"settings": settings}, "seeds": [0], "data": data, "summary": summary}
         recording.record("vit-imagenet", [({"seed": 0}, rows)], args, **how)
     else:
         recording.show(summary(rows()))

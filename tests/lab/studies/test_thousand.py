@@ -58,6 +58,22 @@ def test_the_images_are_split_by_class_and_the_test_images_stay_apart(folder):
     assert image.shape == (3, 8, 8) and 0 <= float(image.min()) <= float(image.max()) <= 1
 
 
+def test_the_fingerprint_changes_with_a_label_a_name_or_a_size(folder, tmp_path):
+    import shutil
+
+    data = imagenette(folder, size=12, val=2)
+    assert data.fingerprint() == imagenette(folder, size=8, val=2).fingerprint() != data.test.fingerprint()
+    assert imagenette(folder, size=12, val=3).fingerprint() != data.fingerprint()
+    other = tmp_path / "imagenette2"
+    shutil.copytree(folder / "imagenette2-160", other)
+    assert imagenette(tmp_path, size=12, val=2).fingerprint() == data.fingerprint()
+    first = next((other / "val").rglob("*.JPEG"))
+    first.write_bytes(first.read_bytes() + b" ")
+    assert imagenette(tmp_path, size=12, val=2).fingerprint() != data.fingerprint()
+    mask = torch.arange(30) < 29
+    assert data.test.where(mask).fingerprint() != data.test.fingerprint()
+
+
 def test_samples_are_numbered_in_the_order_of_their_names(folder):
     samples = imagenet_samples(folder, size=12)
     assert len(samples) == 1000 and samples.y.tolist() == list(range(1000))
@@ -143,7 +159,7 @@ def test_recorded_class_by_class(subject, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "_folder", lambda given: tmp_path)
     assert study.main(["--record"]) == 0
     run = runs.load("pretrained-imagenet", folder=tmp_path)
-    assert len(run.where(study="classes")) == 2 * 10 * 3
+    assert len(run.where(study="classes")) == 2 * 10 * 3 and run.provenance["data"]["fingerprint"]
     assert len(run.summary["classes"]) == 2 * 3
     own = run.where(study="classes", reference="nine", tested="own")
     assert run.summary["classes"][0]["after"] == pytest.approx(sum(r["after"] for r in own) / 10)
