@@ -227,15 +227,22 @@ class Case:
         return found
 
     def evaluate(self, model: nn.Module) -> benchmark.Evaluation:
-        """All numbers of the benchmark for a model, in the arithmetic that the problem asks its answers in."""
+        """All numbers of the benchmark for a model, in the arithmetic that the problem asks its answers in.
+
+        Those of the case's own models, which every edit is compared with, are computed once.
+        """
+        kind = next((kind for kind, known in self._models.items() if known is model), None)
+        if kind in self._evaluations:
+            return self._evaluations[kind]
         with arithmetic(device(), mixed=bool(self.setting.problem.get("mixed"))):
-            return benchmark.evaluate(model, self.tokenizer, self.data)
+            found = benchmark.evaluate(model, self.tokenizer, self.data)
+        if kind is not None:
+            self._evaluations[kind] = found
+        return found
 
     def reference(self, kind: str) -> benchmark.Evaluation:
-        """The same for "full" or "retain", once."""
-        if kind not in self._evaluations:
-            self._evaluations[kind] = self.evaluate(self.model(kind))
-        return self._evaluations[kind]
+        """The same for "full" or "retain"."""
+        return self.evaluate(self.model(kind))
 
     def compare(self, model: nn.Module) -> tuple[dict[str, float], benchmark.Evaluation]:
         """The aggregates of a model between "full" and "retain", and what they are made of."""

@@ -85,6 +85,13 @@ def test_recorded_run_has_every_entrant_and_seed(lab, setting):
     assert len(said) == 2 and all(r["said"] for r in said)
 
 
+def test_the_references_are_evaluated_once(lab, setting, monkeypatch):
+    asked, evaluate = [], study.benchmark.evaluate
+    monkeypatch.setattr(study.benchmark, "evaluate", lambda m, *rest: asked.append(m) or evaluate(m, *rest))
+    study.record(replace(setting, entrants=("full", "retain", "engram_norm_1")), seeds=range(1))
+    assert len(asked) == 3 == len({id(m) for m in asked})
+
+
 def test_a_setting_may_name_its_entrants(lab, setting):
     study.record(replace(setting, entrants=("retain", "uce")), seeds=range(1))
     run = runs.load("authors-forgetting", folder=lab)
