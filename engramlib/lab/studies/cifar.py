@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 
 from torch import nn
 
@@ -102,6 +103,24 @@ def trained(
 def _slug(name: str) -> str:
     """ "CIFAR-10 (JPEG)" -> "cifar-10-jpeg" """
     return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+# ------------------------------------------------------------------------------------------- reading a recorded run
+
+
+def points_lost(run: runs.Run, found: Iterable[Row]) -> list[float]:
+    """Points that the nine others lose, test images, a number a row of `frontier` or `statistics`."""
+    marks = run.where(study="statistics", alpha=0.0, statistics="kept", without=None)
+    kept = {row["seed"]: row["test_kept"] for row in marks}
+    return [100 * (kept[row["seed"]] - row["test_kept"]) for row in found]
+
+
+def left_and_lost(run: runs.Run, *, layers: str = "all", refitted: bool = False, **knobs: float) -> tuple[float, float]:
+    """Of one edit of `frontier` (`lam`, `alpha`): what is left of the class, and `points_lost`; means over networks."""
+    found = run.where(study="frontier", layers=layers, refitted=refitted, **knobs)
+    if not found:
+        raise ValueError(f"left_and_lost: no edit with {knobs}; recorded pairs (λ, α) are {PAIRS}.")
+    return fmean(row["test_erased"] for row in found), fmean(points_lost(run, found))
 
 
 # ----------------------------------------------------------------------------------------------------- studies

@@ -73,6 +73,33 @@ def matrix(rows: Iterable[Row], n_classes: int) -> torch.Tensor:
     return total / count
 
 
+def summary(rows: Iterable[Row], by: Sequence[str] = ()) -> dict[tuple, Row]:
+    """`over_seeds` as a mapping: values of `by` -> line. Without `by` there is one line, `summary(rows)[()]`."""
+    return {tuple(line[b] for b in by): line for line in over_seeds(rows, by=by)}
+
+
+def pair(line: Row, value: str, *, digits: int = 2, times: float = 1.0) -> str:
+    """A value of a line of `over_seeds` as text, mean ± sd; the mean alone where there is one seed.
+
+    >>> pair({"erased": 0.0412, "erased_sd": 0.0103}, "erased")
+    '0.04 ± 0.01'
+    >>> pair({"others_loss": 0.078, "others_loss_sd": None}, "others_loss", digits=1, times=100)
+    '7.8'
+    """
+    mean, sd = line[value], line.get(f"{value}_sd")
+    return f"{times * mean:.{digits}f}" + ("" if sd is None else f" ± {times * sd:.{digits}f}")
+
+
+def class_losses(rows: Iterable[Row], n_classes: int) -> torch.Tensor:
+    """[seeds, classes]: what each class loses, mean over the edits that do not mean it."""
+    losses = [{**r, "loss": r["before"] - r["after"]} for r in rows if r["erased"] != r["tested"]]
+    lines = {
+        (line["seed"], line["tested"]): line["mean"] for line in runs.mean_sd(losses, "loss", by=("seed", "tested"))
+    }
+    seeds = dict.fromkeys(seed for seed, _ in lines)
+    return torch.tensor([[lines[seed, c] for c in range(n_classes)] for seed in seeds])
+
+
 def own_and_others(rows: Iterable[Row], by: Sequence[str]) -> list[tuple[Row, list[Row], list[Row]]]:
     """For each seed and combination of `by`: (those facts, rows of the erased classes, rows of the others).
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 
@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import engramlib as el
-from engramlib.lab import models
+from engramlib._progress import track
+from engramlib.lab import metrics, models
 from engramlib.lab.data import ImageData, Split
 from engramlib.lab.data.shapes import shapes
 from engramlib.lab.records import runs
@@ -298,6 +299,98 @@ def controls(subject: Subject, erased: Sequence[int] | None = None) -> list[Row]
         }
         for control, edit in edits.items():
             rows += measured(subject, el.ablate(subject.model, edit), c, control=control)
+    return rows
+
+
+# ----------------------------------------------------------------------------------------- what chapter 08 asks of them
+
+
+def every(subjects: Iterable[Subject], part: Callable[..., list[Row]], *args: object, **how: object) -> list[Row]:
+    """The rows of one part of the study for all networks: `every(subjects, erase, lam=3.0)`."""
+    return [row for subject in track(subjects, desc="networks") for row in part(subject, *args, **how)]
+
+
+def shares(subject: Subject) -> list[Row]:
+    """What share of each layer's response each engram takes, on its own class ("target") and on the others ("kept").
+
+    Rows: seed, side, layer, share = <W⁺X, WX> / ‖WX‖² (`metrics.share_taken`); α = λ = 1.
+    """
+    rows: list[Row] = []
+    total = sum(subject.moments.values())
+    for c, engram in subject.engrams().items():
+        own = subject.moments[c]
+        for side, moments in (("target", own), ("kept", total - own)):
+            found = metrics.share_taken(subject.model, engram, moments)
+            rows += [{"seed": subject.seed, "side": side, "layer": n, "share": v} for n, v in found.items()]
+    return rows
+
+
+def smaller(subject: Subject, n_classes: Sequence[int] = (10, 20, 50, 100)) -> list[Row]:
+    """No engram: every weight times 1 - 1/C, for each number C of classes. `erased` is -1, nobody."""
+    return [row for n in n_classes for row in measured(subject, scaled(subject.model, 1 - 1 / n), -1, n_classes=n)]
+
+
+def scale_alone(subject: Subject, erased: Sequence[int], factor: float = 0.9) -> dict[str, list[Row]]:
+    """No engram: weights times `factor`, under each way to treat BatchNorm (`NORMS`), and "no edit, refitted"."""
+    small = scaled(subject.model, factor)
+    found = {
+        "frozen": measured(subject, small, erased[0]),
+        "folded": measured(subject, scaled(subject.folded, factor), erased[0]),
+        "refitted": [],
+        "no edit, refitted": [],
+    }
+    for c in erased:
+        for name, model in (("refitted", small), ("no edit, refitted", subject.model)):
+            found[name] += measured(subject, subject.refitted(copy.deepcopy(model), c), c)
+    return found
+
+
+def at_equal_erasure(
+    subjects: Sequence[Subject], erased: Sequence[int], tries: Mapping[float, Sequence[float]]
+) -> dict[float, tuple[float, list[Row]]]:
+    """λ -> (α, test rows): for each λ the first of its α that leaves, on validation images, no more than α = λ = 1.
+
+    A milder edit costs less, whatever makes it mild; so prices are compared where as much is gone. A λ none of whose
+    α goes so far is left out.
+    """
+    goal = over_seeds(every(subjects, erase, erased, splits=("val",)), ("lam",))[0]["erased"]
+    found: dict[float, tuple[float, list[Row]]] = {}
+    for lam, alphas in tries.items():
+        for alpha in alphas:
+            how = {"lam": lam, "alpha": alpha}
+            if over_seeds(every(subjects, erase, erased, splits=("val",), **how), ("lam",))[0]["erased"] <= goal:
+                found[lam] = alpha, every(subjects, erase, erased, **how)
+                break
+    return found
+
+
+def choose(lines: Sequence[Row], left: float = 0.08) -> Row:
+    """The cheapest line of those that leave no more than `left`; where none does, the one that leaves least."""
+    least = min(line["erased"] for line in lines)
+    return min((s for s in lines if s["erased"] <= max(left, least)), key=lambda s: s["others_loss"])
+
+
+def residue(subjects: Sequence[Subject], edits: Mapping[str, Sequence[nn.Module]], erased: int) -> list[Row]:
+    """Three more looks at networks without a class, one edited network a subject; test images.
+
+    `probe` (recall of a new linear classifier on the features), `right` (which of the class's test images it names),
+    `four` (accuracy that four images of each class give back to the last layer), `back` (`metrics.Relearned`).
+    """
+    rows: list[Row] = []
+    for edit, networks in track(edits.items(), desc="edits"):
+        for subject, network in zip(subjects, networks, strict=True):
+            how = (network, subject.data, (erased,))
+            probe = metrics.probe(*how)
+            rows.append(
+                {
+                    "edit": edit,
+                    "seed": subject.seed,
+                    "probe": probe.erased,
+                    "right": probe.right,
+                    "four": metrics.few_shot(*how, ks=(4,)).erased[0],
+                    "back": metrics.relearn(*how, before=subject.before["test"][erased]),
+                }
+            )
     return rows
 
 

@@ -128,3 +128,15 @@ def test_two_versions_of_the_images_have_two_checkpoints(data, tmp_path, monkeyp
 
 def test_networks_are_the_ones_the_book_names():
     assert sum(p.numel() for p in cifar.NETWORKS["resnet18"].fresh(0).parameters()) == 11_173_962
+
+
+def test_what_a_recorded_edit_leaves_and_costs():
+    run = runs.load("cifar10-resnet10")
+    left, lost = cifar.left_and_lost(run, lam=1.0, alpha=1.0)
+    rows = run.where(study="frontier", layers="all", refitted=False, lam=1.0, alpha=1.0)
+    assert left == pytest.approx(sum(r["test_erased"] for r in rows) / len(rows))
+    assert lost == pytest.approx(sum(cifar.points_lost(run, rows)) / len(rows)) and lost > 10
+    nothing = run.where(study="statistics", alpha=0.0, statistics="kept", without=None)
+    assert cifar.points_lost(run, nothing) == [0.0] * len(nothing)
+    with pytest.raises(ValueError, match="no edit with"):
+        cifar.left_and_lost(run, lam=2.0, alpha=1.0)

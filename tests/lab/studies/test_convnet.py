@@ -9,7 +9,7 @@ from engramlib.lab import models
 from engramlib.lab.data.shapes import shapes
 from engramlib.lab.metrics import share_taken
 from engramlib.lab.studies import convnet as study
-from engramlib.lab.studies.classwise import effects
+from engramlib.lab.studies.classwise import class_losses, effects, pair, summary
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,63 @@ def test_controls_do_not_single_out_the_class(subject):
     assert {r["control"] for r in rows} == {"random, equal effect", "shuffled labels"}
     engram, control = (effects(found, by=())[0] for found in (study.erase(subject), rows))
     assert control["others"] - control["erased"] < 0.5 * (engram["others"] - engram["erased"])
+
+
+def test_shares_of_the_first_layer_know_no_class_and_those_of_the_last_one_do(subject):
+    rows = study.shares(subject)
+    found = {(r["layer"], r["side"]): [] for r in rows}
+    for row in rows:
+        found[row["layer"], row["side"]].append(row["share"])
+    mean = {key: sum(values) / len(values) for key, values in found.items()}
+    assert mean["fc", "target"] - mean["fc", "kept"] > 3 * (mean["conv1", "target"] - mean["conv1", "kept"])
+    own = share_taken(subject.model, subject.engrams()[2], subject.moments[2])
+    assert own["fc"] in found["fc", "target"]
+
+
+def test_smaller_weights_erase_nobody_and_new_statistics_undo_them(subject):
+    rows = study.smaller(subject, (2, 1000))
+    assert {r["erased"] for r in rows} == {-1} and {r["n_classes"] for r in rows} == {2, 1000}
+    nearly = [r for r in rows if r["n_classes"] == 1000]
+    assert all(abs(r["before"] - r["after"]) < 0.05 for r in nearly)
+    found = study.scale_alone(subject, (1, 2), factor=0.5)
+    assert set(found) == {*study.NORMS, "no edit, refitted"}
+    for a, b in zip(found["refitted"], found["no edit, refitted"], strict=True):
+        assert a["after"] == pytest.approx(b["after"], abs=0.05) and a["erased"] == b["erased"]
+    assert [r["after"] for r in found["frozen"]] != [r["after"] for r in found["refitted"][:4]]
+
+
+def test_equal_erasure_raises_alpha_until_as_much_is_gone(subject):
+    found = study.at_equal_erasure([subject], (1, 2), {1.0: (0.0, 1.0), 50.0: (0.0,)})
+    assert list(found) == [1.0] and found[1.0][0] == 1.0  # an α of 0 takes nothing, and λ = 50 has no other
+    assert found[1.0][1] == study.erase(subject, (1, 2), lam=1.0, alpha=1.0)  # on test images
+
+
+def test_the_cheapest_that_leaves_little_is_chosen():
+    lines = [{"erased": e, "others_loss": lose} for e, lose in ((0.01, 0.2), (0.05, 0.1), (0.2, 0.0))]
+    assert study.choose(lines) is lines[1]
+    assert study.choose(lines, left=0.001) is lines[0]  # nobody leaves so little: the one that leaves least
+
+
+def test_residue_of_the_network_itself_and_of_a_mask(subject):
+    mask = study.unfold_batchnorm(subject.folded, subject.model)
+    with torch.no_grad():
+        mask.fc.bias[1] = -1e4
+    rows = study.residue([subject], {"as trained": [subject.model], "mask": [mask]}, 1)
+    itself, masked = rows
+    assert itself["back"].needed == 0 and itself["right"] == masked["right"]
+    assert masked["probe"] == itself["probe"] and masked["back"].needed != 0
+
+
+def test_class_losses_leave_out_the_erased_class_and_pairs_are_text():
+    def row(seed, erased, tested, after):
+        return {"study": "s", "split": "test", "seed": seed, "erased": erased, "tested": tested, "before": 1.0,
+                "after": after}  # fmt: skip
+
+    rows = [row(s, e, t, 0.0 if e == t else 0.5 + 0.1 * s) for s in range(2) for e in range(2) for t in range(2)]
+    assert torch.allclose(class_losses(rows, 2), torch.tensor([[0.5, 0.5], [0.4, 0.4]]))
+    (line,) = summary(rows).values()
+    assert pair(line, "others") == "0.55 ± 0.07" and pair(line, "others_loss", digits=1, times=100) == "45.0 ± 7.1"
+    assert pair(summary(rows[:4])[()], "others") == "0.50"
 
 
 def test_wrong_arguments_are_named(subject):
