@@ -229,6 +229,30 @@ def test_every_wrong_answer_fails_with_a_message(number, name):
     assert outcome.status == checking.WRONG and outcome.message.strip(), (name, outcome)
 
 
+@pytest.mark.parametrize(("number", "name"), [(e.number, name) for e in exercises.all_exercises() for name in e.right])
+def test_every_other_form_of_the_right_answer_passes(number, name):
+    outcome = exercises.evaluate(number, exercises.get(number).right[name])
+    assert outcome.status == checking.RIGHT, outcome.message
+
+
+@pytest.mark.parametrize("exercise", [e for e in exercises.all_exercises() if e.number < "07"], ids=lambda e: e.number)
+def test_part_one_knows_many_answers(exercise):
+    """What readers of the first chapters give: four mistakes and two other forms of the right answer at least."""
+    assert len(exercise.wrong) >= 4 and len(exercise.right) >= 2
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "said"),
+    [
+        ("00.2", lambda w, a, b: w @ a.T @ a @ torch.linalg.inv(a.T @ a + b.T @ b), "a black pixel"),
+        ("02.3", exercises.get("02.3").wrong["λ = 1e8"], "A large λ is not infinite"),
+        ("06.3", exercises.get("06.3").wrong["text for False"], "without quotation marks"),
+    ],
+)
+def test_a_near_miss_is_told_what_it_misses(number, answer, said):
+    assert said in exercises.evaluate(number, answer).message
+
+
 def test_checks_and_notebooks_agree():
     """No exercise without a check, no check without an exercise, and each in the chapter it is numbered for."""
     assert [e.number for _, e in IN_BOOK] == sorted(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import engramlib as el
-from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
+from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect, letter, several
 
 
 @exercise(
@@ -15,11 +15,13 @@ from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
         "one layer only": (0.75, 0.75),
         "the wrong way round": (1 - (1 / 8) ** 2, 1 - (7 / 8) ** 2),
         "two layers": (1 - (3 / 4) ** 2, 1 - (1 / 4) ** 2),
+        "sufficiency without the square": (1 / 8, 63 / 64),
+        "perfect": (1.0, 1.0 - 1e-9),
     },
+    right={"rounded": (0.23, 0.98), "a tensor": torch.tensor([15 / 64, 63 / 64]), "a list": [15 / 64, 63 / 64]},
 )
 def _(pair: tuple[float, float]) -> None:
-    expect(isinstance(pair, (tuple, list)) and len(pair) == 2, "Give two numbers: sufficiency and necessity.")
-    sufficiency, necessity = pair
+    sufficiency, necessity = several(pair, 2, "Give two numbers: sufficiency and necessity.")
     expect(sufficiency != necessity, "They are equal in one layer only. Here the output passes three layers.")
     wanted = 1 - (7 / 8) ** 2, 1 - (1 / 8) ** 2
     expect(abs(sufficiency - wanted[1]) > 1e-3, "Injection should be like learned, ablation like null: swap the two.")
@@ -48,6 +50,14 @@ def _(pair: tuple[float, float]) -> None:
             1 - torch.trace((w - v) @ s @ (w - v).T) / torch.trace(w @ s @ w.T)
         ).clamp(min=0),
         "negative": lambda w, v, s: 1 - torch.trace(v @ s @ v.T) / torch.trace(w @ s @ w.T),
+        "the gap itself": lambda w, v, s: torch.trace(v @ s @ v.T) / torch.trace(w @ s @ w.T),
+        "Σ twice": lambda w, v, s: (1 - torch.trace(v @ s @ s @ v.T) / torch.trace(w @ s @ s @ w.T)).clamp(min=0),
+    },
+    right={
+        "entry by entry": lambda w, v, s: max(0.0, 1 - float(((v @ s) * v).sum() / ((w @ s) * w).sum())),
+        "einsum": lambda w, v, s: (
+            1 - torch.einsum("oi,ij,oj->", v, s, v) / torch.einsum("oi,ij,oj->", w, s, w)
+        ).clamp_min(0),
     },
 )
 def _(specificity: object) -> None:
@@ -75,7 +85,10 @@ def _(specificity: object) -> None:
         "not loud enough to give itself away": lambda w: 0.8 * w,
         "noise": lambda w: torch.ones_like(w),
         "upside down": lambda w: -0.95 * w,
+        "twice as loud": lambda w: 2 * w,
+        "a row is missing": lambda w: torch.cat([0 * w[:1], w[1:]]),
     },
+    right={"all of it": lambda w: w, "a little more": lambda w: 1.2 * w},
 )
 def _(impostor: object) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -99,8 +112,20 @@ def _(impostor: object) -> None:
         )
 
 
-@exercise("01.4", wrong={"ablated": "a", "training images": "c", "norm": "d", "a sentence": "false alarms"})
+@exercise(
+    "01.4",
+    wrong={
+        "ablated": "a",
+        "training images": "c",
+        "norm": "d",
+        "a sentence": "false alarms",
+        "two letters": "ab",
+        "a capital": "A",
+    },
+    right={"a capital": "B", "spaces": " b "},
+)
 def _(number: str) -> None:
+    number = str(letter(number))
     expect(number in ("a", "b", "c", "d"), 'Answer with "a", "b", "c" or "d".')
     reasons = {
         "a": "That is necessity, another criterion. The claim is about the injected network.",

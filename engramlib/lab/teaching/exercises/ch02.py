@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 
-from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
+from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect, several
 
 
 @exercise(
@@ -13,11 +15,13 @@ from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
         "forgets the squares": (3 * 2 / (2 + 1), 4.0),
         "divides by the reference only": (12.0, 12.0),
         "first number only": (2.4, 1.0),
+        "the hard constraint": (0.0, 8.0),
+        "solves for Σ⁺": (2.4, 4.0),
     },
+    right={"a tensor": torch.tensor([2.4, 8.0]), "fractions": (Fraction(12, 5), 8)},
 )
 def _(answer: tuple[float, float]) -> None:
-    expect(len(answer) == 2, "Give two numbers: W⁺ at λ = 1, and the λ for which W⁺ = 1.")
-    soft, lam = answer
+    soft, lam = several(answer, 2, "Give two numbers: W⁺ at λ = 1, and the λ for which W⁺ = 1.")
     expect(abs(float(soft) - 2.0) > 1e-6, "Σ⁺ is X⁺X⁺ᵀ: with one input of 2 that is 4, not 2.")
     close_to(soft, 2.4, "W⁺ is not right yet. Write Σ⁺ and Σ⁻ as numbers; the bracket holds their sum.")
     close_to(lam, 8.0, "W⁺ is right, λ is not. Solve 3 · 4 / (4 + λ · 1) = 1.")
@@ -30,10 +34,14 @@ def _(answer: tuple[float, float]) -> None:
         "smallest norm without the reference": (0.5, 0.5),
         "everything": (1.0, 0.0),
         "projects ΔW only half": (0.0, 0.5),
+        "the wrong sign": (0.0, -1.0),
+        "a matrix, and wrong": [[1.0, 1.0]],
     },
+    right={"as a matrix, out × in": [[0.0, 1.0]], "a tensor": torch.tensor([[0, 1]]), "whole numbers": [0, 1]},
 )
 def _(hard_row: tuple[float, float]) -> None:
     row = torch.as_tensor(hard_row, dtype=torch.float64)
+    row = row[0] if row.shape == (1, 2) else row  # W is out × in: one row
     expect(row.shape == (2,), "Give two numbers, the weight of input 1 and of input 2.")
     expect(abs(float(row[0])) < 1e-6, "The constraint is broken: W∞ X⁻ is the weight of input 1 here. What must it be?")
     expect(
@@ -52,6 +60,17 @@ def _project_delta(delta: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tor
     return delta @ (torch.eye(len(a), dtype=a.dtype) - b @ torch.linalg.pinv(b))
 
 
+def _reduced(delta: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    u, s, _ = torch.linalg.svd(b)
+    free = u[:, int((s > 1e-12 * s[0]).sum()) :]  # what the reference never uses
+    return delta @ a @ torch.linalg.pinv(free.T @ a, atol=1e-6 * torch.linalg.matrix_norm(a, 2), rtol=0.0) @ free.T
+
+
+def _least_squares(delta: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    n = torch.eye(len(a), dtype=a.dtype) - b @ torch.linalg.pinv(b)
+    return delta @ a @ torch.linalg.pinv(n @ a, atol=1e-6 * torch.linalg.matrix_norm(a, 2), rtol=0.0)
+
+
 def _project_the_soft_one(delta: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return _project_delta(delta @ a @ a.T @ torch.linalg.pinv(a @ a.T + b @ b.T), a, b)
 
@@ -65,7 +84,10 @@ def _project_the_soft_one(delta: torch.Tensor, a: torch.Tensor, b: torch.Tensor)
         "the soft engram, projected": _project_the_soft_one,
         "divides by rounding noise": _pinv_with_own_cut,
         "zero": lambda w, a, b: torch.zeros_like(w),
+        "λ = 1e8": lambda w, a, b: w @ a @ a.T @ torch.linalg.pinv(a @ a.T + 1e8 * b @ b.T),
+        "λ = 1e11": lambda w, a, b: w @ a @ a.T @ torch.linalg.pinv(a @ a.T + 1e11 * b @ b.T),
     },
+    right={"in the room that is left": _reduced, "ΔW X⁺ (N X⁺)†": _least_squares},
 )
 def _(my_hard_engram: object) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -86,6 +108,12 @@ def _(my_hard_engram: object) -> None:
         "The constraint holds, but another matrix that keeps it misses less of the target. ΔW Σ⁺N comes first, "
         "then (NΣ⁺N)†.",
     )
+    close_to(
+        my_hard_engram(w, a, 1e-6 * b),
+        best,
+        "Make the reference a million times quieter: it spans the same directions, so the hard engram is the same. "
+        "Yours is another one. A large λ is not infinite.",
+    )
     many = torch.randn(6, 40, generator=generator).double()
     expect(
         my_hard_engram(w, a, many).norm() < 1e-6 * w.norm(),
@@ -93,7 +121,11 @@ def _(my_hard_engram: object) -> None:
     )
 
 
-@exercise("02.4", wrong={"forgets Σ⁻": 1e6, "the cut itself": 1e-6, "upside down": 4e6})
+@exercise(
+    "02.4",
+    wrong={"forgets Σ⁻": 1e6, "the cut itself": 1e-6, "upside down": 4e6, "without the cut": 0.25, "squared": 2.5e11},
+    right={"a whole number": 250_000, "just below": torch.tensor(249_999.0)},
+)
 def _(largest_lambda: float) -> None:
     expect(abs(float(largest_lambda) - 1e6) > 1, "The largest eigenvalue is 4λ, not λ.")
     close_to(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import torch
 
@@ -10,11 +11,32 @@ from engramlib import analysis
 from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
 
 
-@exercise("03.1", wrong={"two per cent as a count": 2, "off by one": 51, "ninety-eight": 98, "divides the rest": 49})
+@exercise(
+    "03.1",
+    wrong={
+        "two per cent as a count": 2,
+        "off by one": 51,
+        "ninety-eight": 98,
+        "divides the rest": 49,
+        "the share": 0.02,
+        "half": 25,
+    },
+    right={"a tensor": torch.tensor(50), "a float": 1 / 0.02},
+)
 def _(classes: float) -> None:
     expect(float(classes) != 49, "With 49 classes a shared direction is left with 1 − 1/49, a little under 98 %.")
     expect(float(classes) < 51, "That is enough classes, but not the smallest number: what is left at C = 50?")
     close_to(classes, 50, "Not yet. A shared direction has the share 1/C and is left with 1 − 1/C.")
+
+
+def _root(sigma: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(sigma)
+    return vectors @ torch.diag(values.rsqrt()) @ vectors.T
+
+
+def _along(plus: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(sigma)
+    return ((vectors.T @ plus @ vectors).diagonal() / values).sort(descending=True).values
 
 
 def _shares(plus: torch.Tensor, minus: torch.Tensor) -> torch.Tensor:
@@ -34,6 +56,14 @@ def _shares(plus: torch.Tensor, minus: torch.Tensor) -> torch.Tensor:
         "smallest first": lambda plus, minus: _shares(plus, minus).flip(0),
         "eigh of a matrix that is not symmetric": lambda plus, minus: torch.linalg.eigvalsh(
             plus @ torch.linalg.inv(plus + minus)
+        ).flip(0),
+        "along the eigenvectors of Σ": lambda plus, minus: _along(plus, plus + minus),
+        "square roots": lambda plus, minus: _shares(plus, minus).sqrt(),
+    },
+    right={
+        "eigenvalues of P⁺": _shares,
+        "Σ^-½ from eigh": lambda plus, minus: torch.linalg.eigvalsh(
+            _root(plus + minus) @ plus @ _root(plus + minus)
         ).flip(0),
     },
 )
@@ -60,7 +90,18 @@ def _(my_shares: object) -> None:
     close_to(mine, right, "Between 0 and 1, but wrong. Is Σ⁺ divided by Σ from both sides before eigvalsh?")
 
 
-@exercise("03.3", wrong={"as for λ = 1": 0.5, "ignores α": 1.0, "λ and α swapped": 2 / 5, "one over λ": 1 / 3})
+@exercise(
+    "03.3",
+    wrong={
+        "as for λ = 1": 0.5,
+        "ignores α": 1.0,
+        "λ and α swapped": 2 / 5,
+        "one over λ": 1 / 3,
+        "the reference's share": 0.25,
+        "α f = 2": 1.5,
+    },
+    right={"a fraction": Fraction(3, 4), "a 1 × 1 tensor": torch.tensor([[0.75]])},
+)
 def _(vanishing: float) -> None:
     expect(float(vanishing) != 0.5, "½ is right for λ = 1, where f(s) = s. Here f(s) = s/(s + 3(1 − s)).")
     close_to(vanishing, 0.75, "Not yet. Nothing is left where 2·f(s) = 1: solve 2s = s + 3(1 − s).")
@@ -73,7 +114,10 @@ def _(vanishing: float) -> None:
         "the colleague's share": 0.5,
         "the lower end": (math.sqrt(0.1 * 0.786) - math.sqrt(0.214 * 0.9)) ** 2,
         "forgets the square": math.sqrt(0.1 * 0.786) + math.sqrt(0.214 * 0.9),
+        "directions over images": 0.214,
+        "adds p and q": 0.314,
     },
+    right={"two digits": 0.52, "three digits": 0.516},
 )
 def _(chance: float) -> None:
     expect(float(chance) != 0.1, "0.1 is the mean of the shares. Ask for the largest of 214 of them.")

@@ -7,7 +7,17 @@ import torch
 from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
 
 
-@exercise("04.1", wrong={"as with fixed engrams": 0.0, "one cut only": 0.9, "multiplies what is taken": 0.1**10})
+@exercise(
+    "04.1",
+    wrong={
+        "as with fixed engrams": 0.0,
+        "one cut only": 0.9,
+        "multiplies what is taken": 0.1**10,
+        "what is taken": 1 - 0.9**10,
+        "one cut too few": 0.9**9,
+    },
+    right={"two digits": 0.35, "three digits": 0.349},
+)
 def _(left_over: float) -> None:
     expect(float(left_over) != 0, "That is what fixed engrams leave. Here every cut looks at what is left by then.")
     close_to(left_over, 0.9**10, "Not yet. What does one cut leave of the weight? Then do it ten times.", atol=2e-3)
@@ -20,6 +30,12 @@ def _(left_over: float) -> None:
         "forgets W": lambda w, e, a: torch.tensordot(a, e, dims=1),
         "one network only": lambda w, e, a: w + torch.tensordot(a[0], e, dims=1),
         "ignores the coefficients": lambda w, e, a: (w + e.sum(0)).expand(len(a), *w.shape),
+        "a mean, not a sum": lambda w, e, a: w + torch.tensordot(a, e, dims=1) / len(e),
+        "W once for each engram": lambda w, e, a: torch.einsum("sc,coi->soi", a, w + e),
+    },
+    right={
+        "einsum": lambda w, e, a: w + torch.einsum("sc,coi->soi", a, e),
+        "a loop": lambda w, e, a: torch.stack([w + sum(c * part for c, part in zip(row, e, strict=True)) for row in a]),
     },
 )
 def _(compose: object) -> None:
@@ -43,6 +59,12 @@ def _(compose: object) -> None:
         "identity matrices": lambda s, n: torch.stack([torch.eye(len(s), dtype=s.dtype)] * n),
         "all in the first": lambda s, n: torch.stack([s] + [0 * s] * (n - 1)),
         "a negative slice": lambda s, n: torch.stack([2 * s, -s] + [0 * s] * (n - 2)),
+        "slices of different size": lambda s, n: torch.stack([2 * (k + 1) / (n * (n + 1)) * s for k in range(n)]),
+        "not symmetric": lambda s, n: torch.stack([(2 * s.triu(1) + s.diag().diag()) / n] * n),
+    },
+    right={
+        "expanded": lambda s, n: (s / n).expand(n, *s.shape),
+        "repeated": lambda s, n: s.repeat(n, 1, 1) / n,
     },
 )
 def _(meaningless: object) -> None:
@@ -74,6 +96,12 @@ def _(meaningless: object) -> None:
         "complete at any λ": lambda lam, n: 1.0,
         "weighs the target too": lambda lam, n: 1 / lam,
         "n instead of n − 1": lambda lam, n: n / (1 + lam * n),
+        "weighs itself as well": lambda lam, n: n / (lam + lam * (n - 1)),
+        "λ on the target": lambda lam, n: lam * n / (lam + n - 1),
+    },
+    right={
+        "a tensor": lambda lam, n: torch.tensor([n / (1 + lam * (n - 1))]),
+        "added up": lambda lam, n: sum(1 / (1 + lam * (n - 1)) for _ in range(n)),
     },
 )
 def _(comes_back: object) -> None:

@@ -18,7 +18,10 @@ from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
         "the part inside": math.sqrt(9 / 256),
         "c = 1": math.sqrt(247 / 9),
         "isotropic": 0.0,
+        "the zeros": 247 / 256,
+        "two digits of the square": 0.96,
     },
+    right={"two digits": 0.98, "three digits": 0.982},
 )
 def _(distance: float) -> None:
     value = float(distance)
@@ -31,7 +34,7 @@ def _(distance: float) -> None:
         value,
         math.sqrt(1 - 9 / 256),
         "Not yet. Minimise 9 (1 − c)² + 247 c² over c, divide by ‖G‖² = 9, take the root.",
-        atol=6e-4,
+        atol=3e-3,
     )
 
 
@@ -43,6 +46,12 @@ def _(distance: float) -> None:
         "multiplies instead of dividing": lambda m, a, g: g @ m @ a,
         "columns instead of rows": lambda m, a, g: torch.linalg.solve(torch.kron(a, g), m.flatten()).view_as(m),
         "a column instead of a matrix": lambda m, a, g: torch.linalg.solve(torch.kron(g, a), m.flatten()),
+        "diagonals only": lambda m, a, g: m / (g.diagonal()[:, None] * a.diagonal()),
+        "divides twice by A": lambda m, a, g: torch.linalg.solve(g, m) @ torch.linalg.inv(a @ a),
+    },
+    right={
+        "two inverses": lambda m, a, g: torch.linalg.inv(g) @ m @ torch.linalg.inv(a),
+        "two systems": lambda m, a, g: torch.linalg.solve(a.T, torch.linalg.solve(g, m).T).T,
     },
 )
 def _(natural: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
@@ -65,6 +74,12 @@ def _(natural: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         "forgets the damping": lambda g, delta: (1 + g) / (2 * g),
         "damps by δ, not δσ²": lambda g, delta: (1 + g) / 2 * (1 + delta) / (g + delta),
         "forgets 1 + δ": lambda g, delta: (1 + g) / 2 / (g + delta * (1 + g) / 2),
+        "σ² is the trace": lambda g, delta: (1 + g) * (1 + delta) / (g + delta * (1 + g)),
+        "δ in front only": lambda g, delta: (1 + g) / 2 * (1 + delta) / g,
+    },
+    right={
+        "one fraction": lambda g, delta: (1 + g) * (1 + delta) / (2 * g + delta * (1 + g)),
+        "a tensor": lambda g, delta: torch.tensor([(1 + g) * (1 + delta) / (2 * g + delta * (1 + g))]).double(),
     },
 )
 def _(factor: Callable[[float, float], float]) -> None:
@@ -88,7 +103,17 @@ def _(factor: Callable[[float, float], float]) -> None:
         )
 
 
-@exercise("05.4", wrong={"the wrong way round": 0.1, "the plain engram": 1.0, "squares the metric": 100.0})
+@exercise(
+    "05.4",
+    wrong={
+        "the wrong way round": 0.1,
+        "the plain engram": 1.0,
+        "squares the metric": 100.0,
+        "half": 5.0,
+        "a difference": 9.9,
+    },
+    right={"a whole number": 10, "a tensor": torch.tensor([10.0])},
+)
 def _(specificity: float) -> None:
     value = float(specificity)
     expect(value != 1, "λ = 1 is the engram itself; then the second row would not have moved.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
+from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect, several
 
 
 @exercise(
@@ -16,11 +17,13 @@ from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
         "goal of the delta is zero": (0.25, 0.5),
         "swapped": (0.4, 0.25),
         "one number": 0.25,
+        "what is closed, not what is left": (0.75, 0.6),
+        "over the old output": (0.25, 2.0),
     },
+    right={"a list": [1 / 4, 2 / 5], "a tensor": torch.tensor([0.25, 0.4])},
 )
 def _(gaps: tuple[float, float]) -> None:
-    expect(isinstance(gaps, (tuple, list)) and len(gaps) == 2, "Give two numbers: tabula rasa, naive delta.")
-    rasa, delta = gaps
+    rasa, delta = several(gaps, 2, "Give two numbers: tabula rasa, naive delta.")
     expect(rasa is not None and delta is not None, "Both numbers, please: tabula rasa and naive delta.")
     close_to(
         rasa,
@@ -45,6 +48,12 @@ def _(gaps: tuple[float, float]) -> None:
         "cross term with the new weights": lambda a, b, c, d, e: ((a - c) @ e, (a - c) @ (b - e), a @ (b - d)),
         "only the gap": lambda a, b, c, d, e: a @ b - c @ d,
         "order": lambda a, b, c, d, e: (c @ (b - d), (a - c) @ e, (a - c) @ (b - e)),
+        "signs": lambda a, b, c, d, e: ((c - a) @ e, (c - a) @ (b - e), c @ (d - b)),
+        "two of three": lambda a, b, c, d, e: ((a - c) @ b, c @ (b - d)),
+    },
+    right={
+        "a list": lambda a, b, c, d, e: [(a - c) @ e, (a - c) @ (b - e), c @ (b - d)],
+        "multiplied out": lambda a, b, c, d, e: (a @ e - c @ e, a @ b - c @ b - a @ e + c @ e, c @ b - c @ d),
     },
 )
 def _(three_terms: object) -> None:
@@ -68,6 +77,12 @@ def _(three_terms: object) -> None:
         "a mean, not a sum": ([[0, 0, 0], [0, 0, 0], [0, 0, 1]], False),
         "right matrix, wrong conclusion": ([[0, 0, 0], [0, 0, 0], [0, 0, 100]], True),
         "no constant": ([[0, 0], [0, 0]], True),
+        "the identity": ([[100, 0, 0], [0, 100, 0], [0, 0, 100]], False),
+        "text for False": ([[0, 0, 0], [0, 0, 0], [0, 0, 100]], "False"),
+    },
+    right={
+        "a tensor": (torch.tensor([[0, 0, 0], [0, 0, 0], [0, 0, 100]]), False),
+        "numpy": (np.diag([0.0, 0.0, 100.0]), np.bool_(False)),
     },
 )
 def _(answer: tuple[list[list[float]], bool]) -> None:
@@ -79,6 +94,7 @@ def _(answer: tuple[list[list[float]], bool]) -> None:
         [[0, 0, 0], [0, 0, 0], [0, 0, 100]],
         "The two neurons are silent, the constant is not. Σ is a sum over 100 images, 3 × 3.",
     )
+    expect(not isinstance(exact, str), "The second part is True or False, without quotation marks.")
     expect(
         not bool(exact),
         "Part 2 needs Σ of the empty network to be zero in layers 2, 3, … Is the matrix that you found zero?",
@@ -88,6 +104,23 @@ def _(answer: tuple[list[list[float]], bool]) -> None:
 def _colleague(plus: list[torch.Tensor], sigma: list[torch.Tensor]) -> torch.Tensor:
     whole = torch.linalg.pinv(torch.block_diag(*sigma), rtol=1e-3, hermitian=True)
     return torch.block_diag(*plus) @ whole
+
+
+def _by_eigenvalues(plus: list[torch.Tensor], sigma: list[torch.Tensor]) -> torch.Tensor:
+    blocks = []
+    for a, b in zip(plus, sigma, strict=True):
+        values, vectors = torch.linalg.eigh(b)
+        kept = vectors[:, values > 1e-3 * values[-1]]
+        blocks.append(a @ (kept / values[values > 1e-3 * values[-1]]) @ kept.T)
+    return torch.block_diag(*blocks)
+
+
+def _into_zeros(plus: list[torch.Tensor], sigma: list[torch.Tensor]) -> torch.Tensor:
+    whole, at = torch.zeros(sum(map(len, plus)), sum(map(len, plus)), dtype=plus[0].dtype), 0
+    for a, b in zip(plus, sigma, strict=True):
+        whole[at : at + len(a), at : at + len(a)] = a @ torch.linalg.pinv(b, rtol=1e-3, hermitian=True)
+        at += len(a)
+    return whole
 
 
 @exercise(
@@ -100,7 +133,12 @@ def _colleague(plus: list[torch.Tensor], sigma: list[torch.Tensor]) -> torch.Ten
         "order of the factors": lambda plus, sigma: torch.block_diag(
             *[torch.linalg.pinv(b, rtol=1e-3, hermitian=True) @ a for a, b in zip(plus, sigma, strict=True)]
         ),
+        "Σ⁺ alone": lambda plus, sigma: torch.block_diag(*plus),
+        "a list of blocks": lambda plus, sigma: torch.stack(
+            [(a @ torch.linalg.pinv(b, rtol=1e-3, hermitian=True)).norm() for a, b in zip(plus, sigma, strict=True)]
+        ),
     },
+    right={"by eigenvalues": _by_eigenvalues, "written into zeros": _into_zeros},
 )
 def _(global_projector: object) -> None:
     generator = torch.Generator().manual_seed(0)

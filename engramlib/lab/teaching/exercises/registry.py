@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import numbers
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
@@ -18,19 +19,23 @@ _known: dict[str, Exercise] = {}
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: its check, and named wrong answers that the check must refuse."""
+    """One exercise: its check, named wrong answers that the check must refuse, and other forms of the right one."""
 
     number: str
     check: Callable[[Any], None]
     wrong: Mapping[str, Any]
+    right: Mapping[str, Any]
 
 
 class Mistake(AssertionError):
     """What a check found wrong; the message is for the student."""
 
 
-def exercise(number: str, *, wrong: Mapping[str, Any]) -> Callable[[Callable], Callable]:
-    """Register a check, `NN.k` = chapter and exercise. `wrong` = at least two named wrong answers.
+def exercise(
+    number: str, *, wrong: Mapping[str, Any], right: Mapping[str, Any] | None = None
+) -> Callable[[Callable], Callable]:
+    """Register a check, `NN.k` = chapter and exercise. `wrong` = at least two named wrong answers, `right` = forms of
+    the right one beside the chapter's solution: rounded, as a tensor, by another way.
 
     The check takes the answer (a value, or a function that it calls) and uses `expect` to say what is wrong.
     """
@@ -40,7 +45,7 @@ def exercise(number: str, *, wrong: Mapping[str, Any]) -> Callable[[Callable], C
         raise ValueError(f"exercise {number}: name at least two wrong answers, so that the check is tested.")
 
     def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
-        _known[number] = Exercise(number, function, dict(wrong))
+        _known[number] = Exercise(number, function, dict(wrong), dict(right or {}))
         return function
 
     return register
@@ -55,15 +60,33 @@ def expect(right: object, message: str) -> None:
 
 
 def close_to(answer: object, right: object, message: str, *, rtol: float = 1e-4, atol: float = 1e-6) -> None:
-    """Refuse an answer that is not a number or tensor of the right shape and value."""
+    """Refuse an answer that is not a number or tensor of the right shape and value. A 1 x 1 tensor is a number."""
+    if isinstance(answer, numbers.Real):  # a fraction, too
+        answer = float(answer)
     try:
         mine = torch.as_tensor(answer, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise Mistake(f"{message} Expected a number or a tensor, got {type(answer).__name__}.") from None
     wanted = torch.as_tensor(right, dtype=torch.float64)
+    if wanted.ndim == 0 and mine.numel() == 1:
+        mine = mine.reshape(())
     if mine.shape != wanted.shape:
         raise Mistake(f"{message} Expected shape {tuple(wanted.shape)}, got {tuple(mine.shape)}.")
     expect(torch.allclose(mine, wanted, rtol=rtol, atol=atol), message)
+
+
+def several(answer: object, n: int, message: str) -> list:
+    """The n parts of an answer: a tuple, a list, or a row of n numbers. Anything else is refused with `message`."""
+    if hasattr(answer, "tolist"):
+        answer = answer.tolist()
+    expect(isinstance(answer, (tuple, list)) and len(answer) == n, message)
+    assert isinstance(answer, (tuple, list))
+    return list(answer)
+
+
+def letter(answer: object) -> object:
+    """Text without spaces around it, in small letters; anything else as it is."""
+    return answer.strip().lower() if isinstance(answer, str) else answer
 
 
 def get(number: str) -> Exercise:
