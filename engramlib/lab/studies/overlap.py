@@ -395,6 +395,145 @@ def reweight(reference: el.Moments, part: el.Moments, weight: float) -> el.Momen
     return el.Moments(sigma, reference.count)
 
 
+def partner(kinds: Mapping[str, Tensor], a: int, kind: str) -> int:
+    """A class that shares `kind` with `a`: the first one after it."""
+    n = len(kinds[kind])
+    found = next((c % n for c in range(a + 1, a + n) if kinds[kind][a, c % n]), None)
+    if found is None:
+        raise ValueError(f"partner: class {a} shares {kind!r} with nobody.")
+    return found
+
+
+def protect(
+    model: nn.Module,
+    moments: Mapping[int, el.Moments],
+    data: ImageData,
+    erased: Sequence[int],
+    weights: Sequence[float],
+    *,
+    rcond: float,
+) -> dict[tuple[str, float], dict[str, list[float]]]:
+    """Erase classes with one other class weighted in the reference, Σ⁻ = Σ_j w_j Σ_j (α = λ = 1, all layers).
+
+    (who is protected, weight) -> "left" of the erased class, what its "twin" (same shape and colour) and a "stranger"
+    (nothing in common) lose among survivors; shares, one number an erased class, test images. At weight 1 both
+    protections are the same edit, computed once.
+    """
+    kinds, total = pairs(data), sum(moments.values())
+    found: dict[tuple[str, float], dict[str, list[float]]] = {}
+    for who in ("twin", "stranger"):
+        for weight in weights:
+            if (who, weight) == ("stranger", 1.0):
+                found[who, weight] = found["twin", weight]
+                continue
+            seen: dict[str, list[float]] = {"left": [], "twin": [], "stranger": []}
+            for a in erased:
+                trio = {"twin": partner(kinds, a, "shape and colour"), "stranger": partner(kinds, a, "nothing")}
+                reference = reweight(total - moments[a], moments[trio[who]], weight)
+                edited = el.ablate(model, el.extract(model, moments[a], reference, rcond=rcond))
+                rows = torch.isin(data.test.y, torch.tensor([a, *trio.values()]))
+                x, y = data.test.x[rows], data.test.y[rows]
+                after = logits(edited, x)
+                lost = drops(logits(model, x), after[None], y, [a])["survivors"][0]
+                seen["left"].append(float(accuracy(after, y)[a]))
+                for name, c in trio.items():
+                    seen[name].append(float(lost[c]))
+            found[who, weight] = seen
+    return found
+
+
+def together(model: nn.Module, engrams: Mapping[int, el.Engram], data: ImageData, groups: Sequence[Sequence[int]]):
+    """Sets of classes erased at once (α = λ = 1): groups x 3 of what is left of them, what the others lose, and what
+    they lose among survivors (the erased answers forbidden before and after); shares, test images.
+    """
+    x, y = data.test.x, data.test.y
+    before, rows = logits(model, x), []
+    for group in groups:
+        after = logits(el.ablate(model, sum(engrams[c] for c in group)), x)
+        kept = [c for c in range(data.n_classes) if c not in group]
+        own = accuracy(after, y)
+        alone = accuracy(forbid(before, group), y) - accuracy(forbid(after, group), y)
+        rows.append([float(v.mean()) for v in (own[group], (accuracy(before, y) - own)[kept], alone[kept])])
+    return np.array(rows)
+
+
+def left_of(after: Sequence[Tensor], y: Tensor, classes: Sequence[int]) -> list[float]:
+    """Accuracy left on the erased class, one number a network. `after`: logits of `erase_each` for these classes."""
+    return [float(np.mean([float(accuracy(z, y)[a]) for a, z in zip(classes, one, strict=True)])) for one in after]
+
+
+def others_lose(found: Sequence[Mapping[str, Tensor]], classes: Sequence[int]) -> list[float]:
+    """Mean loss of the others in points, one number a network. `found`: the `drops` for these classes."""
+    n = found[0]["accuracy"].shape[1]
+    apart = ~torch.eye(n, dtype=torch.bool)[list(classes)]
+    return [100 * float(d["accuracy"][apart].mean()) for d in found]
+
+
+def score(
+    model: nn.Module, engrams: Mapping[int, el.Engram], data: ImageData, *, alpha: float, refit: bool = True
+) -> tuple[float, float, float]:
+    """(left, the others' loss, score) of erasing each of `engrams` on its own, on validation images.
+
+    score = (1 - left) x (1 - |loss|), as in chapter 09; `refit` sets BatchNorm's statistics anew on `data.train`.
+    """
+    val, classes = data.val, list(engrams)
+    after = erase_each(model, engrams, val.x, alpha=alpha, refit_on=data if refit else None)
+    lost = drops(logits(model, val.x), after, val.y, classes)["accuracy"]
+    apart = ~torch.eye(data.n_classes, dtype=torch.bool)[classes]
+    (left,) = left_of([after], val.y, classes)
+    kept = float(np.mean([float(row[others].mean()) for row, others in zip(lost, apart, strict=True)]))
+    return left, kept, (1 - left) * (1 - abs(kept))
+
+
+def where_lost(before: Tensor, after: Tensor, y: Tensor, kinds: Mapping[str, Tensor], kind: str) -> dict[str, int]:
+    """Images of partners of a `kind` that were read rightly and are not any more: "lost", how many of them; of these,
+    called the other texture of their own shape and colour ("to the twin"), called the erased class ("to the erased").
+
+    `after`: k x N x n of `erase_each` for classes 0 .. k-1.
+    """
+    twin = kinds["shape and colour"].int().argmax(1)
+    found = {"lost": 0, "to the twin": 0, "to the erased": 0}
+    for a, z in enumerate(after):
+        answer = z.argmax(1)
+        fell = (before.argmax(1) == y) & (answer != y) & kinds[kind][a][y]
+        found["lost"] += int(fell.sum())
+        found["to the twin"] += int((answer[fell] == twin[y[fell]]).sum())
+        found["to the erased"] += int((answer[fell] == a).sum())
+    return found
+
+
+# ------------------------------------------------------------------------------- reading the recorded hundred classes
+
+
+def by_material(
+    run: runs.Run, kind: str, *, alpha: float = 1.0, read_out: str = "accuracy", n_sub: int = 10
+) -> list[float]:
+    """Points that partners of a `kind` lose when a class goes, one number for each material of the erased class."""
+    rows = run.where(study="pairs", norm="as trained", kind=kind, alpha=alpha)
+    found = [row | {"material": row["erased"] % n_sub} for row in rows]
+    return [100 * line["mean"] for line in runs.mean_sd(found, read_out, by=("material",))]
+
+
+def each_network(run: runs.Run, value: str, **wanted: object) -> list[float]:
+    """The mean of a column over the rows that are `wanted`, one number a recorded network."""
+    return [line["mean"] for line in runs.mean_sd(run.where(**wanted), value, by=("seed",))]
+
+
+def points_matrix(run: runs.Run, n: int = 100, **wanted: object) -> Tensor:
+    """Points lost, erased x tested, mean over the recorded networks, of a "heatmap" with statistics as trained."""
+    rows = run.where(study="heatmap", norm="as trained", **wanted)
+    total = torch.zeros(n, n, dtype=torch.float64)
+    for row in rows:
+        total[row["erased"]] += torch.tensor(row["points"], dtype=torch.float64)
+    return total / len({row["seed"] for row in rows})
+
+
+def by_second_factor(matrix: Tensor, n_sub: int) -> Tensor:
+    """A matrix over classes in another order: all shapes of the first material, then of the second, and so on."""
+    order = torch.arange(len(matrix)).reshape(-1, n_sub).T.reshape(-1)
+    return matrix[order][:, order]
+
+
 def recoloured(data: ImageData, superclasses: Sequence[int]) -> ImageData:
     """`shapes` with red and green swapped in the green classes of some superclasses: there, all classes are red.
 

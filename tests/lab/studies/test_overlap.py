@@ -197,3 +197,68 @@ def test_recorded_studies_run_and_average():
     assert {row["kind"] for row in runs.select(rows, {"study": "pairs"})} == set(study.pairs(study.data_of(tiny)))
     found = study.recolouring(tiny, 1)
     assert len(found) == 16 and all(np.isfinite(float(row["taken"])) for row in found)
+
+
+def test_a_protected_class_is_counted_in_the_reference(data, network):
+    model, moments, engrams = network
+    kinds = study.pairs(data)
+    assert (
+        study.partner(kinds, 0, "shape and colour") == 1 and kinds["nothing"][11, study.partner(kinds, 11, "nothing")]
+    )
+    with pytest.raises(ValueError, match="class 0 shares 'nothing'"):
+        study.partner({"nothing": torch.zeros(2, 2, dtype=torch.bool)}, 0, "nothing")
+    found = study.protect(model, moments, data, [0, 5], (0.0, 1.0, 10.0), rcond=TINY.rcond)
+    assert set(found) == {(who, w) for who in ("twin", "stranger") for w in (0.0, 1.0, 10.0)}
+    assert found["twin", 1.0] is found["stranger", 1.0]  # the same edit, computed once
+    plain = study.logits(el.ablate(model, engrams[0]), data.test.x)
+    assert found["twin", 1.0]["left"][0] == pytest.approx(float(study.accuracy(plain, data.test.y)[0]))
+    assert sum(found["twin", 10.0]["twin"]) <= sum(found["twin", 0.0]["twin"])
+
+
+def test_sets_erased_at_once(data, network):
+    model, _, engrams = network
+    found = study.together(model, engrams, data, [[0, 1], [0, 5, 9]])
+    assert found.shape == (2, 3)
+    after = study.logits(el.ablate(model, engrams[0] + engrams[1]), data.test.x)
+    own, before = (study.accuracy(z, data.test.y) for z in (after, study.logits(model, data.test.x)))
+    assert found[0, 0] == pytest.approx(float(own[:2].mean()))
+    assert found[0, 1] == pytest.approx(float((before - own)[2:].mean()))
+
+
+def test_left_and_lost_by_network_and_the_score_on_validation_images(data, network):
+    model, _, engrams = network
+    some = {a: engrams[a] for a in (2, 7)}
+    after = study.erase_each(model, some, data.val.x)
+    before = study.logits(model, data.val.x)
+    lost = study.drops(before, after, data.val.y, [2, 7])
+    (left,) = study.left_of([after], data.val.y, [2, 7])
+    (others,) = study.others_lose([lost], [2, 7])
+    found = study.score(model, some, data, alpha=1.0, refit=False)
+    assert found[0] == pytest.approx(left) and 100 * found[1] == pytest.approx(others, abs=1e-4)
+    assert found[2] == pytest.approx((1 - left) * (1 - abs(others) / 100), abs=1e-5)
+
+
+def test_where_lost_images_go():
+    """Class 0 and 1 are twins, 2 shares the material of 0: its image falls to its own twin, 3, when 0 is erased."""
+    kinds = {"shape and colour": torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]).bool()}
+    kinds["material"] = torch.tensor([[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]).bool()
+    y = torch.arange(4)
+    before = torch.eye(4)
+    answers = torch.tensor([0, 1, 3, 3])
+    after = F.one_hot(answers, 4).float()
+    found = study.where_lost(before, after[None], y, kinds, "material")
+    assert found == {"lost": 1, "to the twin": 1, "to the erased": 0}
+
+
+def test_the_recorded_hundred_by_material_and_by_network():
+    run = runs.load("overlap-shapes")
+    ten = study.by_material(run, "material")
+    assert len(ten) == 10 and min(ten) > 0
+    rows = run.where(study="pairs", norm="as trained", kind="material", alpha=1.0)
+    own = [r["accuracy"] for r in rows if r["erased"] % 10 == 3]
+    assert ten[3] == pytest.approx(100 * sum(own) / len(own))
+    assert len(study.each_network(run, "before", study="accuracy")) == 3
+    matrix = study.points_matrix(run, alpha=1.0)
+    swapped = study.by_second_factor(matrix, 10)
+    assert swapped[1, 2] == matrix[10, 20] and swapped[10, 0] == matrix[1, 0]  # the second shape of the first material
+    assert torch.equal(study.by_second_factor(swapped, 10), matrix)

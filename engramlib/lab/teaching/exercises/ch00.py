@@ -68,7 +68,7 @@ def _(my_engram: object) -> None:
     black = "Right where every input is used. An input that is always 0, a black pixel, leaves Σ no inverse: use †."
     try:
         mine = my_engram(w, a, b)
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # torch's own error for a singular matrix is one
         raise Mistake(black) from None
     close_to(mine, w @ a.T @ a @ torch.linalg.pinv(a.T @ a + b.T @ b), black)
 
