@@ -13,6 +13,7 @@ from engramlib.lab.plots.frames import frames, frames_html
 from engramlib.lab.plots.heatmap import class_heatmap, heatmap
 from engramlib.lab.plots.images import image_grid
 from engramlib.lab.plots.live import live
+from engramlib.lab.plots.opening import opening
 from engramlib.lab.plots.style import COLOURS, DIVERGING, INK, SEQUENTIAL, style
 from engramlib.lab.plots.table import table, table_html
 
@@ -34,6 +35,7 @@ __all__ = [
     "image_grid",
     "lines",
     "live",
+    "opening",
     "points",
     "show",
     "style",

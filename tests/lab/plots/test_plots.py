@@ -469,3 +469,46 @@ def test_show_displays_html_and_closes(monkeypatch):
     plots.show(fig, caption="See.", alt="A line.")
     assert shown[0]["text/html"].startswith("<figure") and "A line." in shown[0]["text/plain"]
     assert not plt.fignum_exists(fig.number)
+
+
+# ------------------------------------------------------------------------------------------------------ the opening
+
+OPENING = {"see": "an image", "goes": "“7”", "stays": "the other nine", "focus": "answers", "question": "Only the 7?"}
+
+
+@pytest.mark.parametrize("kind", ["image", "window", "tokens", "face", "clouds"])
+@pytest.mark.parametrize("focus", ["input", "share", "weights", "answers"])
+def test_the_opening_has_the_same_shapes_and_colours_whatever_it_asks(kind, focus):
+    text = html(plots.opening(kind, **OPENING | {"focus": focus}))
+    assert "currentColor" in text and plots.INK not in text and "#000000" not in text and "#ffffff" not in text
+    for colour in plots.COLOURS[:2]:  # the rest and the target
+        assert colour.lower() in text.lower()
+    for said in ("P⁺", "I − P⁺", "W⁺", "W − W⁺", "“7”", "the other nine", "an image", "Only the 7?"):
+        assert f">{said}<" in text
+    assert "engram-scrolls" not in text  # a phone shows all of it
+
+
+def test_the_openings_texts_fit_their_places():
+    fig = plots.opening(
+        "image", **OPENING | {"goes": "the forgotten class", "stays": "the other 20 digits", "see": "the inputs now"}
+    )
+    fig.canvas.draw()
+    width, height = fig.get_size_inches() * fig.dpi
+    for text in fig.axes[0].texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, text.get_text()
+    plt.close(fig)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"kind": "sound"}, "kind must be one of image, window, tokens, face, clouds, got 'sound'"),
+        ({"focus": "end"}, "focus must be one of input, share, weights, answers"),
+        ({"question": "why " * 20}, "question has 80 characters; 1 to 62 fit"),
+        ({"goes": " "}, "goes has 1 characters"),
+    ],
+)
+def test_an_opening_that_cannot_be_drawn_says_why(wrong, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        plots.opening(**{"kind": "image"} | OPENING | wrong)
