@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import engramlib as el
+from engramlib._progress import track
 from engramlib.lab.data import AttributeData, AttributeSplit, FaceData
 from engramlib.lab.models import WAE, wae
 from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
 from engramlib.lab.training.autoencoder import reconstruct, train_autoencoder
+from engramlib.lab.unlearning.controls import random_subspace
 
 Draw = Callable[[Tensor], Tensor]  # images in, pictures out
 
@@ -200,6 +203,93 @@ def pooled(rows: Iterable[Row], by: Sequence[str] = ()) -> dict[tuple, float]:
         total[0] += row["went"]
         total[1] += row["way"]
     return {key: went / way if way else float("nan") for key, (went, way) in sums.items()}
+
+
+Questions = Mapping[str, Mapping[str, Task]]
+
+
+def marks(
+    models: Sequence[nn.Module], data: FaceData, attributes: Sequence[str], split: str, *, most: int | None = None
+) -> tuple[Questions, list[Row], list[Row]]:
+    """(attribute -> `tasks`, rows of the unedited drawings, rows of the `best` ones): what `relative` compares with."""
+    asked = {name: tasks(data, split, name, most=most) for name in attributes}
+    unedited: list[Row] = []
+    goal: list[Row] = []
+    for seed, model in enumerate(models):
+        for name, questions in asked.items():
+            facts = {"seed": seed, "attribute": name}
+            unedited += score(partial(reconstruct, model), questions, **facts)
+            goal += best(model, questions, **facts)
+    return asked, unedited, goal
+
+
+def through(model: WAE, move: Callable[[Tensor], Tensor]) -> Draw:
+    """Images to what the model draws of their codes after `move`, which gets and returns codes in float64."""
+
+    @torch.no_grad()
+    def draw(x: Tensor) -> Tensor:
+        code = move(model.encode(x.to(next(model.parameters()).device)).double())
+        return model.decode(code.float()).cpu()
+
+    return draw
+
+
+def compare(
+    models: Sequence[WAE],
+    moments: Sequence[Mapping[str, tuple[el.Moments, el.Moments]]],
+    asked: Questions,
+    settled: Mapping[str, tuple[str, float, float]],
+    code_maps: Callable[[WAE, str], Mapping[str, Callable[[Tensor], Tensor]]],
+    *,
+    rcond: float,
+) -> list[Row]:
+    """The scores of every edit of every attribute; `method` names it.
+
+    For each (layers, λ, α) of `settled`: "engram, NAME" subtracts, "added, NAME" adds. Beside the setting "chosen":
+    "random part", as large on the data, and "other attribute", the engram of the attribute before. And what
+    `code_maps(model, attribute)` does to codes, under the names it gives.
+    """
+    rows: list[Row] = []
+    names = list(asked)
+    for seed, model in enumerate(track(models, desc="networks")):
+        known: dict[tuple[str, float], el.Engram] = {}
+        for i, name in enumerate(names):
+            edits: dict[str, Draw] = {}
+            for label, (where, lam, alpha) in settled.items():
+                for attribute in (name, names[i - 1]):
+                    if (attribute, lam) not in known:
+                        sides = moments[seed][attribute]
+                        known[attribute, lam] = el.extract(model, *sides, specificity=lam, rcond=rcond)
+                engram = part(model, known[name, lam], where)
+                edits[f"engram, {label}"] = edit(model, engram, alpha)
+                edits[f"added, {label}"] = edit(model, engram, -alpha)
+                if label == "chosen":
+                    dice = random_subspace(model, engram, 10 * seed + i, moments=sum(moments[seed][name]))
+                    edits["random part"] = edit(model, dice, alpha)
+                    edits["other attribute"] = edit(model, part(model, known[names[i - 1], lam], where), alpha)
+            edits |= {method: through(model, move) for method, move in code_maps(model, name).items()}
+            for method, draw in edits.items():
+                rows += score(draw, asked[name], seed=seed, attribute=name, method=method)
+    return rows
+
+
+@torch.no_grad()
+def moves(model: WAE, engram: el.Engram, data: FaceData, attribute: str) -> Row:
+    """How an edit of `to_code` (α = 1) moves the codes of the test faces that have the attribute.
+
+    `cos`: cosine of the mean move with the attribute vector (mean code with minus mean code without, training faces);
+    `common`: the mean's part of the move, ‖mean‖² / mean ‖move‖². What is left differs from face to face.
+    """
+    device = next(model.parameters()).device
+    x = data.test.x[data.has(attribute, "test")].to(device)
+    before = model.encode(x)
+    with el.edited(model, -1.0 * engram.select(["to_code"])):
+        move = (before - model.encode(x)).double()
+    z, own = model.encode(data.train.x.to(device)).double(), data.has(attribute)
+    d = z[own].mean(0) - z[~own].mean(0)
+    alike = torch.cosine_similarity(move.mean(0), d, dim=0)
+    common = move.mean(0).square().sum() / move.square().sum(1).mean()
+    return {"cos": float(alike), "common": float(common)}
 
 
 def weighted(

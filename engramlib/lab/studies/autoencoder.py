@@ -238,6 +238,22 @@ def effects(rows: Iterable[Row], by: Sequence[str] = ("layers", "lam", "alpha"))
     return mean_sd_lines(per_seed, values, by)
 
 
+def each_seed(rows: Sequence[Row], value: str) -> list[float] | None:
+    """A value of `effects`, one number a network; None where there are no rows."""
+    seeds = dict.fromkeys(row["seed"] for row in rows)
+    return [effects([row for row in rows if row["seed"] == seed], by=())[0][value] for seed in seeds] or None
+
+
+def choose(lines: Sequence[Row], budget: float) -> Row:
+    """Of the lines of `effects` that cost the others at most `budget` of their pictures the one that costs the target
+    most. Raises `ValueError` where none keeps to the budget.
+    """
+    allowed = [line for line in lines if line["others_lost"] <= budget]
+    if not allowed:
+        raise ValueError(f"choose: no setting costs the others as little as {budget:g}.")
+    return max(allowed, key=lambda line: line["target_lost"])
+
+
 def lost(row: Row) -> float:
     """Share of the picture that an edit costs: 0 = as good as before, 1 = as bad as empty paper; may exceed 1."""
     return (row["after"] - row["before"]) / (row["blank"] - row["before"])

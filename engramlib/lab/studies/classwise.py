@@ -78,6 +78,16 @@ def summary(rows: Iterable[Row], by: Sequence[str] = ()) -> dict[tuple, Row]:
     return {tuple(line[b] for b in by): line for line in over_seeds(rows, by=by)}
 
 
+def each_seed(rows: Iterable[Row], value: str, times: float = 1.0) -> list[float]:
+    """A value of `effects` over all erased classes, one number a seed."""
+    return [times * line[value] for line in effects(rows, by=())]
+
+
+def as_trained(rows: Iterable[Row]) -> list[float]:
+    """Accuracy before any edit, mean over the classes, one number a seed."""
+    return [line["mean"] for line in runs.mean_sd(rows, "before", by=("seed",))]
+
+
 def pair(line: Row, value: str, *, digits: int = 2, times: float = 1.0) -> str:
     """A value of a line of `over_seeds` as text, mean ± sd; the mean alone where there is one seed.
 

@@ -101,6 +101,16 @@ def test_run_has_all_parts_and_a_summary(data):
     assert len(summary["frontier"]) == 2 and len(summary["controls"]) == 3 and len(summary["shares"]) == 1
 
 
+def test_each_network_has_a_number_and_the_choice_keeps_to_the_budget(rows):
+    plain = runs.select(rows, {"layers": "all", "lam": 1.0, "alpha": 1.0})
+    assert autoencoder.each_seed(plain, "ratio") == [autoencoder.effects(plain, by=())[0]["ratio"]]
+    assert autoencoder.each_seed([], "ratio") is None
+    lines = [{"others_lost": o, "target_lost": t} for o, t in ((0.01, 0.3), (0.04, 0.6), (0.2, 0.9))]
+    assert autoencoder.choose(lines, 0.05) is lines[1]
+    with pytest.raises(ValueError, match="no setting costs the others as little as 0.001"):
+        autoencoder.choose(lines, 0.001)
+
+
 # ----------------------------------------------------------------------------------------------- attributes (Fig. 7, 8)
 
 
@@ -197,3 +207,34 @@ def test_a_random_part_of_a_painter_has_the_engrams_size_on_the_data(painter, pe
     sigma = attributes.moments_of(painter, people, ["hat"])["hat"]
     engram = el.extract(painter, *sigma, rcond=1e-3)
     assert random_subspace(painter, engram, 0, moments=sum(sigma)).keys() == engram.keys()
+
+
+def test_every_edit_is_compared_by_name(painter, people):
+    names = ["glasses", "hat"]
+    sigma = attributes.moments_of(painter, people, names)
+    asked, unedited, best = attributes.marks([painter], people, names, "test", most=5)
+    assert {r["attribute"] for r in unedited} == set(names) and len(best) == 6
+    settled = {"paper's": ("all", 1.0, 1.0), "chosen": ("to_code", 10.0, 2.0)}
+
+    def still(model, name):
+        return {"nothing": lambda code: code}
+
+    rows = attributes.compare([painter], [sigma], asked, settled, still, rcond=1e-3)
+    methods = {f"{how}, {name}" for how in ("engram", "added") for name in settled}
+    methods |= {"random part", "other attribute", "nothing"}
+    assert {r["method"] for r in rows} == methods
+    same = runs.select(rows, {"method": "nothing", "attribute": "hat", "question": "remove"})[0]
+    first = runs.select(unedited, {"attribute": "hat", "question": "remove"})[0]
+    assert same["inside"] == pytest.approx(first["inside"], rel=1e-4)
+    e = attributes.part(painter, el.extract(painter, *sigma["hat"], specificity=10.0, rcond=1e-3), "to_code")
+    (wanted,) = attributes.score(attributes.edit(painter, e, 2.0), {"remove": asked["hat"]["remove"]})
+    found = runs.select(rows, {"method": "engram, chosen", "attribute": "hat", "question": "remove"})[0]
+    assert found["inside"] == pytest.approx(wanted["inside"])
+
+
+def test_a_move_that_is_the_same_for_all_is_all_common(painter, people):
+    sigma = attributes.moments_of(painter, people, ["hat"])["hat"]
+    found = {lam: attributes.moves(painter, el.extract(painter, *sigma, specificity=lam, rcond=1e-3), people, "hat")
+             for lam in (1.0, 30.0)}  # fmt: skip
+    assert all(0 < m["common"] <= 1 and -1 <= m["cos"] <= 1 for m in found.values())
+    assert found[30.0]["common"] > found[1.0]["common"] and found[30.0]["cos"] > 0.5

@@ -9,7 +9,7 @@ from engramlib.lab import models
 from engramlib.lab.data.shapes import shapes
 from engramlib.lab.metrics import share_taken
 from engramlib.lab.studies import convnet as study
-from engramlib.lab.studies.classwise import class_losses, effects, pair, summary
+from engramlib.lab.studies.classwise import as_trained, class_losses, each_seed, effects, pair, summary
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,7 @@ def test_class_losses_leave_out_the_erased_class_and_pairs_are_text():
     (line,) = summary(rows).values()
     assert pair(line, "others") == "0.55 ± 0.07" and pair(line, "others_loss", digits=1, times=100) == "45.0 ± 7.1"
     assert pair(summary(rows[:4])[()], "others") == "0.50"
+    assert each_seed(rows, "others", 100) == pytest.approx([50.0, 60.0]) and as_trained(rows) == [1.0, 1.0]
 
 
 def test_wrong_arguments_are_named(subject):
