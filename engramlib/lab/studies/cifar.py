@@ -28,6 +28,7 @@ from engramlib.lab.training import PHOTOS, Recipe
 from engramlib.lab.unlearning import vision as unlearning
 from engramlib.lab.unlearning.vision.engrams import LAYERS, last_layers, refit_statistics
 
+EDIT = ("lam", "alpha", "layers", "refitted")  # what tells two rows of `frontier` apart
 FORGET = 0  # airplane: the paper's Table 2
 RCOND = 1e-6  # the paper's
 
@@ -110,8 +111,7 @@ def _slug(name: str) -> str:
 
 def points_lost(run: runs.Run, found: Iterable[Row]) -> list[float]:
     """Points that the nine others lose, test images, a number a row of `frontier` or `statistics`."""
-    marks = run.where(study="statistics", alpha=0.0, statistics="kept", without=None)
-    kept = {row["seed"]: row["test_kept"] for row in marks}
+    kept = {row["seed"]: row["test_kept"] for row in marks(run)["as trained"]}
     return [100 * (kept[row["seed"]] - row["test_kept"]) for row in found]
 
 
@@ -121,6 +121,33 @@ def left_and_lost(run: runs.Run, *, layers: str = "all", refitted: bool = False,
     if not found:
         raise ValueError(f"left_and_lost: no edit with {knobs}; recorded pairs (λ, α) are {PAIRS}.")
     return fmean(row["test_erased"] for row in found), fmean(points_lost(run, found))
+
+
+def marks(run: runs.Run) -> dict[str, list[Row]]:
+    """The rows of `statistics` that nothing was done to: "as trained", and "retrained" without the class."""
+    wanted = {"study": "statistics", "alpha": 0.0, "statistics": "kept"}
+    return {
+        name: run.where(without=without, **wanted) for name, without in (("as trained", None), ("retrained", FORGET))
+    }
+
+
+def wishes(run: runs.Run, found: Sequence[Row]) -> tuple[list[float], list[float], list[float]]:
+    """What is left of the class, what the others lose (points), what a probe reads; one number a row."""
+    return [row["test_erased"] for row in found], points_lost(run, found), [row["probe_erased"] for row in found]
+
+
+def best_edit(run: runs.Run, *, refitted: bool) -> dict[str, object]:
+    """The edit of `frontier` with the best score on validation images, mean over the networks.
+
+    Score = (1 - left) x (1 - |change on the others|), the one by which every method of chapter 09 is chosen.
+    """
+    kept = {row["seed"]: row["val_kept"] for row in marks(run)["as trained"]}
+    scored = [
+        {**r, "score": (1 - r["val_erased"]) * (1 - abs(r["val_kept"] - kept[r["seed"]]))}
+        for r in run.where(study="frontier", refitted=refitted)
+    ]
+    best = max(runs.mean_sd(scored, "score", by=EDIT), key=lambda line: line["mean"])
+    return {knob: best[knob] for knob in EDIT}
 
 
 # ----------------------------------------------------------------------------------------------------- studies

@@ -10,6 +10,7 @@ The rows have the columns of the study "unlearning" in `data/runs/cifar10-resnet
 from __future__ import annotations
 
 import math
+import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,13 +18,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+import engramlib as el
 from engramlib.lab import metrics, models, training
 from engramlib.lab.data import ImageData, shapes
 from engramlib.lab.records.runs import Row
 from engramlib.lab.training import Recipe
+from engramlib.lab.unlearning import controls
 from engramlib.lab.unlearning import vision as unlearning
 from engramlib.lab.unlearning.method import Settings
 from engramlib.lab.unlearning.vision import Problem, Tuned
+from engramlib.lab.unlearning.vision.engrams import last_layers
 
 
 @dataclass(frozen=True)
@@ -251,6 +255,88 @@ def _n(rows: Sequence[Row], images: int | None) -> int:
     if n is None:
         raise ValueError("these rows do not say how many test images of the class there were: name `images`.")
     return n
+
+
+# ------------------------------------------------------------------------------------- reading what was measured
+
+
+def column(rows: Sequence[Row], method: str, key: str) -> list:
+    """The values of one column of the rows of `measure`, one a seed."""
+    return [row[key] for row in rows if row["method"] == method]
+
+
+def images_needed(rows: Sequence[Row], method: str) -> str:
+    """Images to relearn, one number a network: "8, 12, > 80" (> 80: all of them were not enough)."""
+    pairs = zip(*(column(rows, method, key) for key in ("relearn_needed", "relearn_limit")), strict=True)
+    return ", ".join(f"> {limit}" if needed is None else f"{needed:g}" for needed, limit in pairs)
+
+
+def typical_images(rows: Sequence[Row], method: str) -> float:
+    """The middle number of images to relearn; not reached counts as infinitely many."""
+    return statistics.median_low(math.inf if k is None else k for k in column(rows, method, "relearn_needed"))
+
+
+def back_sooner(rows: Sequence[Row], method: str, than: str = "retrain") -> bool:
+    """Whether on every network the class is back before `than` could have it, as far as so many test images tell."""
+    ranges = zip(column(rows, method, "relearn_latest"), column(rows, than, "relearn_earliest"), strict=True)
+    return all(last is not None and (first is None or last < first) for last, first in ranges)
+
+
+def best_by(tuned: Tuned, key: str) -> dict[object, float]:
+    """Value of a setting -> the best validation score among the tries that have it, in order of the values."""
+    tried: list[Row] = [dict(row) for row in tuned.tried]
+    values = sorted({row[key] for row in tried})
+    return {value: max(row["score"] for row in tried if row[key] == value) for value in values}
+
+
+def steps(name: str, tuned: Tuned, problem: Problem) -> int | None:
+    """Gradient steps of the chosen setting; None where nothing is trained."""
+    epochs = tuned.settings.get("epochs")
+    return epochs * problem.steps(problem.rows(_READS.get(name, "all"))) if epochs else None
+
+
+_READS = {"neggrad": "forget", "finetune": "keep", "neggrad_plus": "keep", "l1_sparse": "keep"}
+
+
+# ------------------------------------------------------------------------------------------------------------- controls
+
+
+def control_edits(problem: Problem, moments: Mapping[int, el.Moments]) -> dict[str, nn.Module]:
+    """The plain engram of the forgotten class (α = λ = 1, all layers), and edits that must not do what it does.
+
+    Random parts of the weights of the same norm and of the same effect on the data; the engram of a class of another
+    shape; that of the sibling, same shape, other material (`shapes` with two materials). `moments`: by class.
+    """
+    (target,), model, n = problem.forget, problem.model, problem.data.n_classes
+    every = el.extract_all(model, moments, rcond=problem.rcond)
+    own, total = every[target], sum(moments.values())
+    norm = controls.random_subspace(model, own, problem.seed)
+    effect = controls.random_subspace(model, own, problem.seed, moments=total)
+    return {
+        "nothing": model,
+        "its engram": el.ablate(model, own),
+        "random, equal norm": el.ablate(model, norm),
+        "random, equal effect": el.ablate(model, effect),
+        "a stranger's engram": el.ablate(model, every[(target + 5) % n]),
+        "the sibling's engram": el.ablate(model, every[target ^ 1]),
+    }
+
+
+def every_class(problem: Problem, moments: Mapping[int, el.Moments], settings: Settings) -> list[Row]:
+    """Every class erased with one setting of the engram (`alpha`, `specificity`, `layers`), test images.
+
+    Rows: seed, class, left (accuracy on it), loss (mean over the others, a share).
+    """
+    data, model = problem.data, problem.model
+    engrams = el.extract_all(model, moments, specificity=settings["specificity"], rcond=problem.rcond)
+    before = training.class_accuracy(model, data.test.x, data.test.y, data.n_classes)
+    rows = []
+    for c, engram in engrams.items():
+        edited = el.ablate(model, last_layers(engram, settings["layers"]), settings["alpha"])
+        after = training.class_accuracy(edited, data.test.x, data.test.y, data.n_classes)
+        loss = float((before - after)[torch.arange(data.n_classes) != c].mean())
+        rows.append({"seed": problem.seed, "class": c, "left": float(after[c]), "loss": loss})
+    return rows
 
 
 def passes(name: str, problem: Problem, settings: Settings, *, per_class: int = 8) -> float:

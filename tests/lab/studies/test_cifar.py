@@ -140,3 +140,21 @@ def test_what_a_recorded_edit_leaves_and_costs():
     assert cifar.points_lost(run, nothing) == [0.0] * len(nothing)
     with pytest.raises(ValueError, match="no edit with"):
         cifar.left_and_lost(run, lam=2.0, alpha=1.0)
+
+
+def test_the_best_edit_is_chosen_on_validation_images():
+    run = runs.load("cifar10-resnet10")
+    marks = cifar.marks(run)
+    assert {r["without"] for r in marks["as trained"]} == {None} and {r["without"] for r in marks["retrained"]} == {0}
+    best = cifar.best_edit(run, refitted=True)
+    assert set(best) == set(cifar.EDIT) and best["refitted"] is True
+    rows = run.where(study="frontier", **best)
+    left, lost, read = cifar.wishes(run, rows)
+    assert len(left) == len(lost) == len(read) == len(rows) == 3
+    worse = run.where(study="frontier", lam=1.0, alpha=1.0, layers="all", refitted=False)
+    kept = {r["seed"]: r["val_kept"] for r in marks["as trained"]}
+
+    def score(found):
+        return sum((1 - r["val_erased"]) * (1 - abs(r["val_kept"] - kept[r["seed"]])) for r in found)
+
+    assert score(rows) > score(worse)

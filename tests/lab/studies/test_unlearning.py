@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import engramlib as el
 from engramlib.lab import metrics
 from engramlib.lab.data import shapes
 from engramlib.lab.studies import unlearning as study
@@ -59,6 +60,47 @@ def test_measure_agrees_with_the_metrics_and_knows_a_mask(problems):
     assert mask["test_erased"] == 0 < itself["test_erased"]
     assert mask["probe_erased"] == itself["probe_erased"] and mask["separability"] == itself["separability"]
     assert mask["relearn_needed"] is None or mask["relearn_needed"] > 0
+
+
+def test_what_the_rows_say_of_relearning():
+    def row(method, needed, earliest, latest):
+        return {"method": method, "relearn_needed": needed, "relearn_limit": 80, "relearn_earliest": earliest,
+                "relearn_latest": latest}  # fmt: skip
+
+    rows = [row("retrain", k, k - 10, None) for k in (40, 60)] + [row("retrain", None, None, None)]
+    rows += [row("engram", k, 2, 20) for k in (4, 8, 12)]
+    rows += [row("mask", k, 10, 70) for k in (50, 60)]
+    assert study.column(rows, "engram", "relearn_needed") == [4, 8, 12]
+    assert study.images_needed(rows, "retrain") == "40, 60, > 80"
+    assert study.typical_images(rows, "retrain") == 60 and study.typical_images(rows, "engram") == 8
+    assert study.back_sooner(rows, "engram") and not study.back_sooner(rows, "retrain")
+    assert not study.back_sooner([r for r in rows[:2] + rows[-2:]], "mask")  # the ranges meet
+
+
+def test_the_best_try_of_each_value_and_the_steps_of_the_choice(problems):
+    tuned = study.run("finetune", problems[:1])[0]
+    by_epochs = study.best_by(tuned, "epochs")
+    assert list(by_epochs) == sorted(by_epochs) and max(by_epochs.values()) == tuned.score
+    epochs = tuned.settings["epochs"]
+    kept = problems[0].rows("keep")
+    assert study.steps("finetune", tuned, problems[0]) == epochs * problems[0].steps(kept)
+    mask = study.run("logit_mask", problems[:1])[0]
+    assert study.steps("logit_mask", mask, problems[0]) is None
+
+
+def test_controls_do_not_do_what_the_engram_does():
+    longer = {"epochs": 12, "lr": 1e-2, "batch_size": 32}
+    data = shapes(3, 2, per_class=60, size=8)
+    problem = study.problem(replace(TINY, widths=(8, 16), training=longer), data, 0)
+    moments = el.collect_by_concept(problem.model, problem.data.batches(), lambda b: b[1])
+    edits = study.control_edits(problem, moments)
+    found = {name: metrics.erased_and_kept(model, problem.data, problem.forget) for name, model in edits.items()}
+    gap = {name: kept - erased for name, (erased, kept) in found.items()}
+    assert edits["nothing"] is problem.model and max(gap, key=gap.get) == "its engram"
+    rows = study.every_class(problem, moments, {"alpha": 1.0, "specificity": 1.0, "layers": "all"})
+    assert [r["class"] for r in rows] == list(range(6))
+    assert rows[2]["left"] == pytest.approx(found["its engram"][0])
+    assert rows[2]["loss"] == pytest.approx(found["nothing"][1] - found["its engram"][1])
 
 
 def test_passes_counts_training_as_three_forward_passes(problems):
