@@ -12,13 +12,16 @@ data/runs/vit-imagenet.json.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
 import engramlib as el
+from engramlib._progress import track
+from engramlib.lab import metrics
 from engramlib.lab.data import ImageData, imagenet, shapes
 from engramlib.lab.data.imagenet import LazyImageData
 from engramlib.lab.models import from_torchvision, vit
@@ -26,6 +29,8 @@ from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
 from engramlib.lab.studies.classwise import effects
 from engramlib.lab.training import Recipe, by_class, predict, train_classifier
+from engramlib.lab.unlearning import controls, vision
+from engramlib.lab.unlearning.vision import Problem
 from engramlib.layers import find_layers
 from engramlib.running import evaluating
 
@@ -166,6 +171,126 @@ def erase(
             {**fixed, "erased": group, "tested": tested, "before": float(before[tested]), "after": float(value)}
             for tested, value in enumerate(after)
         ]
+    return rows
+
+
+def erase_from_each(
+    models: Sequence[nn.Module],
+    edits: Sequence[Mapping[int, el.Engram]],
+    data: Data,
+    *,
+    before: Sequence[Tensor],
+    chosen: Mapping[int, Sequence[int]] | None = None,
+    **how: object,
+) -> list[Row]:
+    """`erase` from several networks; the seed is a network's number. `chosen`: seed -> groups, None = all.
+
+    `before`: accuracy by group of each network on the split that `how` names ("test" if it names none).
+    """
+    rows: list[Row] = []
+    for seed, (model, found) in enumerate(zip(models, edits, strict=True)):
+        which = found if chosen is None else {group: found[group] for group in chosen[seed]}
+        rows += erase(model, which, data, seed=seed, before=before[seed], **how)
+    return rows
+
+
+def problem(
+    model: nn.Module,
+    data: ImageData,
+    group: int,
+    settings: Settings,
+    *,
+    seed: int,
+    device: str | torch.device = "cpu",
+) -> Problem:
+    """What every way to forget (`lab.unlearning.vision`) needs to make `model` forget a group."""
+    forget = tuple(c for c, g in enumerate(data.superclass_of) if g == group)
+    how = {"fresh": fresh(settings, device), "training": settings.training, "rcond": settings.rcond}
+    return Problem(model, data, forget=forget, seed=seed, **how)
+
+
+def without(engram: el.Engram, layers: str | Sequence[str]) -> el.Engram:
+    """All of an engram but its part in `layers`."""
+    inner = set(engram.select(layers))
+    return el.Engram({name: engram[name] for name in engram if name not in inner})
+
+
+def matrix_by_matrix(
+    models: Sequence[nn.Module],
+    edits: Sequence[Mapping[int, el.Engram]],
+    data: Data,
+    *,
+    before: Sequence[Tensor],
+    chosen: Mapping[int, Sequence[int]],
+    totals: Sequence[el.Moments],
+) -> list[Row]:
+    """For each of `KINDS`: the edit of this kind of matrix "only", of "all but" it, and a "random" part of it that has
+    an equal effect on the data (`totals`: moments of all data, one a network). α = 1; the rows of `erase`, with `kind`,
+    `edit`, and where it is "only" the mean relative `norm` ‖W⁺‖/‖W‖ of each erased group's engram there.
+    """
+    rows: list[Row] = []
+    for kind, layers in track(KINDS.items(), desc="kinds of matrices"):
+        for seed, model in enumerate(models):
+            found = {group: edits[seed][group] for group in chosen[seed]}
+            parts = {group: engram.select(layers) for group, engram in found.items()}
+            random = {
+                g: controls.random_subspace(model, e, seed=100 * seed + g, moments=totals[seed])
+                for g, e in parts.items()
+            }
+            tries = {"only": parts, "all but": {g: without(e, layers) for g, e in found.items()}, "random": random}
+            for edit, engrams in tries.items():
+                facts = {"kind": kind, "edit": edit}
+                some = erase(model, engrams, data, seed=seed, before=before[seed], facts=facts)
+                if edit == "only":
+                    norms = {g: fmean(e.relative_norms().values()) for g, e in parts.items()}
+                    some = [row | {"norm": norms[row["erased"]]} for row in some]
+                rows += some
+    return rows
+
+
+def price_of_norms(
+    models: Sequence[nn.Module],
+    edits: Sequence[Mapping[int, el.Engram]],
+    data: Data,
+    *,
+    before: Sequence[Tensor],
+    chosen: Mapping[int, Sequence[int]],
+) -> list[Row]:
+    """What the kept groups lose (points) with LayerNorms as they are and with `frozen_norms`, for two edits.
+
+    "engram": each chosen group's; "shrinking": every matrix smaller by the share of a group, no direction.
+    Rows: seed, edit, frozen, loss.
+    """
+    rows: list[Row] = []
+    n = len(data.superclasses)
+    for seed, model in enumerate(models):
+        tries = [("shrinking", shrink(model, 1 / n), None)]
+        tries += [("engram", edits[seed][group], group) for group in chosen[seed]]
+        for edit, engram, gone in tries:
+            edited, kept = el.ablate(model, engram), [g for g in range(n) if g != gone]
+            for frozen in (False, True):
+                with frozen_norms(edited, model) if frozen else nullcontext():
+                    change = before[seed] - by_group(class_accuracy(edited, data), data)
+                rows.append({"seed": seed, "edit": edit, "frozen": frozen, "loss": 100 * float(change[kept].mean())})
+    return rows
+
+
+def residue(problems: Sequence[Problem], methods: Mapping[str, tuple[str, dict] | None]) -> list[Row]:
+    """What is left behind each method, on test images: method -> (name, settings), or None for no edit.
+
+    Rows: method, seed, left, kept (accuracy), probe (recall on the features), shows (its resolution), right (which of
+    the group's images it names), needs (images that bring half of it back; None if all of them do not).
+    """
+    rows: list[Row] = []
+    for p in problems:
+        start = metrics.erased_and_kept(p.model, p.data, p.forget)[0]
+        for method, how in track(methods.items(), desc="methods"):
+            edited = p.model if how is None else vision.apply(how[0], p, how[1]).model
+            left, kept = metrics.erased_and_kept(edited, p.data, p.forget)
+            probe = metrics.probe(edited, p.data, p.forget)
+            needs = None if how is None else metrics.relearn(edited, p.data, p.forget, before=start).needed
+            facts = {"method": method, "seed": p.seed, "left": left, "kept": kept, "needs": needs}
+            rows.append(facts | {"probe": probe.erased, "shows": probe.resolution, "right": probe.right})
     return rows
 
 

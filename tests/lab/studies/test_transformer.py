@@ -117,6 +117,49 @@ def test_frozen_norms_use_the_statistics_of_the_original() -> None:
             assert torch.allclose(double(x), 2 * one(x), atol=1e-5)
 
 
+def test_several_networks_are_erased_one_by_one(model, data) -> None:
+    engrams = study.group_engrams(model, data, rcond=1e-4)
+    before = study.by_group(study.class_accuracy(model, data), data)
+    rows = study.erase_from_each([model, model], [engrams, engrams], data, before=[before] * 2, chosen={0: [0], 1: [2]})
+    assert {(r["seed"], r["erased"]) for r in rows} == {(0, 0), (1, 2)}
+    alone = study.erase(model, {2: engrams[2]}, data, seed=1)
+    assert [r["after"] for r in rows[3:]] == [r["after"] for r in alone]
+
+
+def test_matrix_by_matrix_splits_an_edit(model, data) -> None:
+    engrams, kind = study.group_engrams(model, data, rcond=1e-4), "classifier"
+    total = sum(study.moments_by_group(model, data).values())
+    before = study.by_group(study.class_accuracy(model, data), data)
+    how = {"before": [before], "chosen": {0: [1]}, "totals": [total]}
+    rows = study.matrix_by_matrix([model], [engrams], data, **how)
+    assert len(rows) == len(study.KINDS) * 3 * len(data.superclasses)
+    rest = study.without(engrams[1], study.KINDS[kind])
+    assert set(rest) | {"fc"} == set(engrams[1]) and "fc" not in rest
+    found = [r["after"] for r in rows if (r["kind"], r["edit"]) == (kind, "all but")]
+    assert found == [r["after"] for r in study.erase(model, {1: rest}, data, seed=0)]
+    norm = next(r["norm"] for r in rows if (r["kind"], r["edit"]) == (kind, "only"))
+    assert norm == pytest.approx(engrams[1].relative_norms()["fc"])
+
+
+def test_a_memory_makes_shrinking_expensive(model, data) -> None:
+    engrams = study.group_engrams(model, data, rcond=1e-4)
+    before = study.by_group(study.class_accuracy(model, data), data)
+    rows = study.price_of_norms([model], [engrams], data, before=[before], chosen={0: [0, 2]})
+    assert len(rows) == 2 + 4
+    live, frozen = ([r["loss"] for r in rows if r["edit"] == "shrinking" and r["frozen"] is k] for k in (False, True))
+    edited = el.ablate(model, study.shrink(model, 1 / 3))
+    change = before - study.by_group(study.class_accuracy(edited, data), data)
+    assert live == [pytest.approx(100 * float(change.mean()))] and len(frozen) == 1
+
+
+def test_residue_of_no_edit_and_of_a_mask(model, data) -> None:
+    problem = study.problem(model, data, 1, TINY, seed=0)
+    assert problem.forget == (2, 3)
+    itself, mask = study.residue([problem], {"as trained": None, "muted": ("logit_mask", {})})
+    assert itself["needs"] is None and itself["left"] > 0 == mask["left"]
+    assert mask["right"] == itself["right"] and mask["probe"] == itself["probe"]
+
+
 def test_the_imagenet_path_runs_on_torchvisions_own_network(data) -> None:
     """What `main` does, with a small network and generated shapes in place of ViT-B/16 and ImageNet."""
     with torch.random.fork_rng(devices=[]):
