@@ -13,14 +13,6 @@ from engramlib.lab.teaching.exercises.notebook import solutions
 PROMISE = "By the end of this chapter you will have shown that"
 PART_TWO = pytest.mark.parametrize("path", [p for p in CHAPTERS if p.parent.name == "part2"], ids=lambda p: p.stem)
 
-# Chapters in which a displayed formula stands before the first picture.
-FORMULA_FIRST = {
-    "03": "it writes the sums of chapter 00 down again; the picture is of two clouds drawn from just these",
-    "05": "a bowl with two weights: the picture shows the loss that the formula defines",
-    "06": "the block matrices are the legend of the picture that follows, the paper's Fig. 16",
-    "09": "ToW is the definition of a score; there is nothing to draw before the networks are scored by it",
-}
-
 # Numbers in prose that look like results and are not: (chapter, number) -> what it is.
 NOT_RESULTS = {
     ("02", "0.001"): "the range of λ that the next cell plots",
@@ -119,8 +111,55 @@ def test_a_picture_comes_before_the_first_displayed_formula(path):
     formula = [i for i, c in enumerate(kinds) if c.cell_type == "markdown" and re.search(r"\$\$|\\begin\{", c.source)]
     picture = [i for i, c in enumerate(kinds) if c.cell_type == "code" and re.search(r"plots\.\w+\(", c.source)]
     assert picture, "no picture at all"
-    first = not formula or picture[0] < formula[0]
-    assert first != (number(path) in FORMULA_FIRST), "a formula before the first picture" if not first else "not listed"
+    assert not formula or picture[0] < formula[0], "a formula before the first picture"
+
+
+@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.name[:2] <= "12"], ids=lambda p: p.stem)
+def test_the_same_picture_opens_every_chapter_with_its_own_question(path):
+    """Right after the set-up cell, so that nothing has to be computed for it."""
+    setup, first = cells(path, "code")[:2]
+    assert "plots.opening(" in first.source and "hide-input" in tags(first)
+    asked = {c.source for p in CHAPTERS for c in cells(p, "code") if "plots.opening(" in c.source}
+    questions = [re.search(r'question="([^"]+)"', source)[1] for source in asked]
+    assert len(set(questions)) == len(questions) == len(asked)
+
+
+SHORT = [p for p in CHAPTERS if p.parent.name != "part1" and p.name[:2] not in ("13", "14", "15")]
+
+
+@pytest.mark.parametrize("path", SHORT, ids=lambda p: p.stem)
+def test_a_chapter_shows_code_that_can_be_read_and_few_tables(path):
+    """Part I derives in code and may be longer; chapters 13 to 15 are not there yet. Harness belongs into `studies`."""
+    shown = [c.source for c in cells(path, "code") if not {"hide-input", "exercise"} & set(tags(c))]
+    lines = sum(bool(line.strip()) for source in shown for line in source.splitlines())
+    drawn = sum(len(re.findall(r"plots\.table\(|replication_table\(", c.source)) for c in cells(path, "code"))
+    assert lines <= 250 and drawn <= 5, f"{lines} lines of visible code, {drawn} tables"
+
+
+WORDS_A_MINUTE = (130, 230)
+
+
+@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.name[:2] <= "12"], ids=lambda p: p.stem)
+def test_minutes_to_read_are_honest(path):
+    """Words in Markdown and in captions, formulas counted as a word each; exercises have minutes of their own."""
+    told = int(re.search(r"(\d+) minutes", bullet(path, "You need"))[1])
+    slow, fast = (words_to_read(path) / pace for pace in WORDS_A_MINUTE)
+    assert fast - 2.5 <= told <= slow + 5, f"{words_to_read(path)} words in {told} minutes"
+
+
+def words_to_read(path) -> int:
+    prose = re.sub(r"```.*?```|<details>.*?</details>", "", text(path), flags=re.S)
+    prose = re.sub(r"^### Exercise.*?(?=^## )", "", prose, flags=re.S | re.M)
+    prose = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`", " x ", prose, flags=re.S)
+    captions = [
+        piece.value
+        for cell in cells(path, "code")
+        for node in ast.walk(python(cell.source))
+        if isinstance(node, ast.keyword) and node.arg == "caption"
+        for piece in ast.walk(node.value)
+        if isinstance(piece, ast.Constant) and isinstance(piece.value, str)
+    ]
+    return len(" ".join([prose, *captions]).split())
 
 
 def built_by_hand(path) -> list[tuple[int, str]]:
@@ -167,7 +206,6 @@ def test_numbers_in_prose_come_from_cells(path):
 def test_no_exception_is_left_over():
     there = {(number(path), found) for path in CHAPTERS for found, _ in measured_looking(path)}
     assert set(NOT_RESULTS) <= there, f"no longer in the book: {set(NOT_RESULTS) - there}"
-    assert set(FORMULA_FIRST) <= {number(path) for path in CHAPTERS}
 
 
 # Not prose: code, formulas, link targets, directives; and what a number may follow: a reference, a Greek letter.
