@@ -199,6 +199,7 @@ class Case:
         self.setting, self.data, self.seed = setting, data, seed
         self._models: dict[str, nn.Module] = {}
         self._evaluations: dict[str, benchmark.Evaluation] = {}
+        self._problems: dict[bool, unlearning.Problem] = {}
         self.tokenizer = None
         self._level: float | None = None
 
@@ -213,8 +214,14 @@ class Case:
         """What the methods get: the full model and the questions to forget, or those of the rehearsal.
 
         Where the data hold no questions that nobody learned (`holdout10`), the level to aim at is what the retrained
-        model gets right of `forget10`: one number, which says what kind of questions these are.
+        model gets right of `forget10`: one number, which says what kind of questions these are. Made once, so that all
+        entrants share its moments.
         """
+        if rehearsal not in self._problems:
+            self._problems[rehearsal] = self._problem(rehearsal)
+        return self._problems[rehearsal]
+
+    def _problem(self, rehearsal: bool) -> unlearning.Problem:
         splits = {"forget": "rehearsal10", "retain": "rehearsal_retain90"} if rehearsal else {}
         model = self.model("full")
         how = {"seed": self.seed, **splits, **self.setting.problem}
