@@ -183,9 +183,11 @@ def recorded(
 
 
 def is_the_papers_data(run: runs.Run, needs: str | None) -> bool:
-    """Whether a run's data are the ones of the figure. CIFAR-10 from JPEG files, "CIFAR-10 (JPEG)", is CIFAR-10."""
+    """Whether a run's data are the ones of the figure: CIFAR-10 from JPEG files, "CIFAR-10 (JPEG)", is CIFAR-10, and
+    fifty of its authors, "TOFU, 50 authors", are TOFU.
+    """
     name = data_of(run)
-    return needs is None or name == needs or name.startswith(f"{needs} (")
+    return needs is None or name == needs or name.startswith((f"{needs} (", f"{needs}, "))
 
 
 def data_of(run: runs.Run) -> str:
