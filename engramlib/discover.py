@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "RULES", "Discovery", "activations", "concepts", "shares", "sharpness"]
 
+_COMPONENTS = 10  # where k is looked for; tried on three digit networks that the chapter does not report
+
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
@@ -86,7 +88,7 @@ def concepts(
     k: int | None = None,
     method: str = "mixture",
     known: Mapping[int, Iterable[int]] | None = None,
-    rule: str = "shares",
+    rule: str = "bic",
     most: int = 20,
     components: int | float | None = None,
     whiten: bool = False,
@@ -97,9 +99,9 @@ def concepts(
 ) -> Discovery:
     """Find concepts in what one layer reads: the partition that the engram needs, without labels or with a few.
 
-    Activations (:func:`activations`) are projected on their first principal components, and clustered there. Because
-    engrams are made of shares, s = eigenvalues of Σ^(-½) Σ_c Σ^(-½) with Σ = Σ_c Σ_c, the number of concepts is judged
-    by them too: the **share rule** takes the largest k of which every concept owns a direction, s > ½ somewhere.
+    Activations (:func:`activations`) are projected on their first principal components, and clustered there. What a
+    partition is worth to an edit is scored by its shares, s = eigenvalues of Σ^(-½) Σ_c Σ^(-½) with Σ = Σ_c Σ_c: a
+    concept owns a direction of which it has s > ½, and what no concept owns cannot be cut out alone.
 
     Args:
         model, batches, rows, forward, examples: as in :func:`engramlib.collect`. ``rows`` of shape (batch, tokens)
@@ -111,12 +113,13 @@ def concepts(
             baseline. With ``known``: EM from the known examples' centroids; label spreading on the same graph; the
             nearest centroid.
         known: concept -> indices of a few of its examples, for each concept that there is (two at least). Every
-            example gets one of these names.
-        rule: ``"shares"``; ``"bic"``, the smallest (mixtures only); ``"stability"``, the largest.
+            example gets one of these names; the mixture keeps what is known, the other two may overrule it.
+        rule: ``"bic"``, the smallest, from one concept on (mixtures only); ``"stability"``, the largest; ``"shares"``,
+            the largest k of which every concept owns a direction. The last says how many could be cut apart, not how
+            many there are: it finds parts of a single cloud, and more with more components (chapter 20).
         most: the largest number of concepts that a rule may choose.
         components: how many principal components, or (below 1) what part of the variance they must hold; None = as many
-            as concepts (the centroids of k clusters span k − 1), or as ``most`` / 2 where k is looked for: all shares
-            add up to the number of directions, so q components have room for less than 2(q + 1) concepts by that rule.
+            as concepts, whose centroids span one less, or 10 where k is looked for.
         whiten: give each component the same variance.
         seed: of everything that is drawn. Same seed, same partition; the split into batches and the order of the
             examples change at most the names.
@@ -154,7 +157,7 @@ def concepts(
     read, keys, dim = _read(model, batches, layer, rows, forward, examples)
     used = (~read.isnan().any(1)).nonzero()[:, 0]
     if components is None:
-        few = len(known) if isinstance(known, Mapping) else -(-most // 2) if k is None else k
+        few = len(known) if isinstance(known, Mapping) else _COMPONENTS if k is None else k
         components = min(few, *read[used].shape)
     z = projected(read[used], components, whiten, f"layer {layer!r}")
     order = order_of(z)
@@ -201,7 +204,9 @@ def _check(
         if value not in words:
             raise ValueError(f"{argument}: expected one of {', '.join(words)}, got {value!r}")
     if rule == "bic" and k is None and known is None and method != "mixture":
-        raise ValueError(f"rule: 'bic' is of mixtures, and the method is {method!r}; take 'shares' or 'stability'")
+        raise ValueError(
+            f"rule: 'bic' is of mixtures, and the method is {method!r}; take 'stability' or 'shares', or say k"
+        )
     if k is not None and not whole(k, 2):
         raise ValueError(f"k: expected a whole number of at least 2, or None, got {k!r}")
     if not whole(most, 2):
@@ -351,9 +356,10 @@ def _means(layer: Layer, x: Tensor, found: Examples, rows: Selector | None, devi
         n = found.number() or found.ask()
     if n is None:
         raise found.error(layer.name, x.shape, lead[0], UNCLEAR)
-    count = n
-    marks = labels_of(found.batch, rows, lambda _: torch.arange(count), device)
-    assert marks is not None
+    mask = labels_of(found.batch, rows, None, device)
+    marks = torch.arange(n if mask is None else len(mask), device=None if mask is None else mask.device)
+    if mask is not None:
+        marks = torch.where(mask >= 0, marks if mask.ndim == 1 else marks.unsqueeze(1), -1)
     laid = found.lay(layer.name, x.shape, lead, marks)
     if laid is None:
         found.ask(n)

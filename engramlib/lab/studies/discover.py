@@ -1,12 +1,12 @@
 """Concepts without labels: partitions found in activations, and edits made of them: chapter 20, and its recorded run.
 
-    python -m engramlib.lab.studies discover --record     # drawn shapes and authors, three seeds; resumes
+    python -m engramlib.lab.studies discover --record     # drawn shapes, authors, counts on digits; resumes
 
 Flat rows. `of` names a partition: one that `engramlib.discover` found, or a control.
 
     study "agreement": network, seed, classes, of, k, ari, nmi, purity, stability, sharpness
     study "erasure": network, seed, of, concept, majority, purity, covered, left, kept, before
-    study "number": network, seed, classes, rule, reads, k, owned
+    study "number": network, seed, classes, reads, components, rule, k, ari, stability, curve (of the first rule's row)
 
 `ari` = adjusted Rand index with the true classes, `nmi` = normalised mutual information. A concept's `majority` is the
 class that most of its examples have; `purity` = their share of the concept, `covered` = their share of that class.
@@ -205,7 +205,12 @@ def purified(labels: Tensor, truth: Tensor) -> Tensor:
 
 
 def numbers(
-    subject: Subject, *, most: int = 20, reads: str = "network", rules: Sequence[str] = discover.RULES
+    subject: Subject,
+    *,
+    most: int = 20,
+    reads: str = "network",
+    rules: Sequence[str] = discover.RULES,
+    components: int | None = None,
 ) -> list[Row]:
     """Rows of the study "number": how many concepts each rule finds, in the network, the "pixels", or a "cloud".
 
@@ -220,9 +225,11 @@ def numbers(
         noise = torch.randn(columns.shape, generator=luck, dtype=columns.dtype)
         columns = columns.mean(0) + (noise * values.clamp_min(0).sqrt()) @ vectors.T
 
+    width = -(-most // 2) if components is None else components
+
     def look(**how: object) -> discover.Discovery:  # "stability" scores by every rule, and costs most
         model = nn.Linear(columns.shape[1], 1).double()
-        return discover.concepts(model, [columns], layer="", seed=subject.seed, components=-(-most // 2), **how)
+        return discover.concepts(model, [columns], layer="", seed=subject.seed, components=width, **how)
 
     scores = look(most=most, rule="stability" if "stability" in rules else "shares").scores
     curve = {str(k): {key: round(v, 4) for key, v in of.items()} for k, of in scores.items()}
@@ -231,7 +238,15 @@ def numbers(
         k = chosen_by(scores, rule)
         if k > 1 and k not in found:
             found[k] = look(k=k)
-        row = {**_facts(subject, "number"), "reads": reads, "rule": rule, "k": k, "ari": None, "stability": None}
+        row = {
+            **_facts(subject, "number"),
+            "reads": reads,
+            "components": width,
+            "rule": rule,
+            "k": k,
+            "ari": None,
+            "stability": None,
+        }
         if k > 1:
             row["stability"] = found[k].stability
             row["ari"] = None if reads == "cloud" else float(adjusted_rand_score(subject.truth, found[k].labels))
@@ -466,6 +481,24 @@ def of_drawn(classes: int, seed: int) -> list[Row]:
     return rows if many else rows + numbers(subject, most=2 * classes, rules=("shares", "bic"))
 
 
+# Settings were tried on the digit networks of seeds 0 to 2; these are reported.
+SEEDS = range(5, 10)
+COMPONENTS = (6, 8, 10, 14)
+
+
+def counted(seed: int) -> Iterator[recording.Part]:
+    """How many concepts the rules find on digits: by components, and in pixels and in a cloud without any."""
+    subject = cache(partial(of_digits, seed))
+    tries = [("network", q) for q in COMPONENTS] + [("pixels", 10), ("cloud", 10)]
+    for reads, components in tries:
+        rules = discover.RULES if (reads, components) == ("network", 10) else ("shares", "bic")
+        how = {"reads": reads, "components": components, "rules": rules}
+        yield (
+            {"network": "digits", "seed": seed, "reads": reads, "components": components},
+            lambda how=how: numbers(subject(), **how),
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = recording.parser("discover", __doc__, "discover-networks", seeds=3).parse_args(argv)
     seeds = range(args.seeds)
@@ -483,9 +516,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.record:
         recording.show({"agreement": agreement(subject := of_digits(0), partitions(subject))})
         return 0
-    config = {"digits": asdict(mlp.DIGITS), "shapes": asdict(convnet.Settings()), "counts": COUNTS, "reads": READS}
-    recording.record("discover-networks", parts, args, config=config, seeds=seeds, data=shapes())
+    how = {"overwrite": args.overwrite, "restart": args.restart}
+    if args.overwrite or not _finished("discover-digits"):
+        each = [part for seed in SEEDS for part in counted(seed)]
+        config: dict[str, object] = {"digits": asdict(mlp.DIGITS), "components": COMPONENTS}
+        recording.write("discover-digits", each, config=config, seeds=SEEDS, data=digits(), **how)
+    if args.overwrite or not _finished("discover-networks"):
+        config = {"digits": asdict(mlp.DIGITS), "shapes": asdict(convnet.Settings()), "counts": COUNTS, "reads": READS}
+        recording.write("discover-networks", parts, config=config, seeds=seeds, data=shapes(), **how)
     return 0
+
+
+def _finished(name: str) -> bool:
+    return name in runs.names()
 
 
 def _authors(recorder: runs.Recorder, seed: int) -> list[Row]:
