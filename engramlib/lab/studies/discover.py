@@ -139,18 +139,19 @@ def answers(subject: Subject) -> Tensor:
 def partitions(subject: Subject, method: str = "mixture") -> dict[str, discover.Discovery | Tensor]:
     """Name -> a partition of the training images into as many concepts as there are classes.
 
-    `method` makes "pixels" and "untrained", and the "random" one has the sizes of what it finds; "kmeans" leaves the
-    mixture out, which is dear where there are many classes.
+    `method` makes "pixels" and "untrained", and the "random" one has the sizes of what it finds. With "kmeans", for many
+    classes, nothing dear is tried: no mixture, no spectral clustering, and a few labels are spread on the graph.
     """
     k, given = subject.data.n_classes, few(subject)
     names = {"mixture": "mixture", "spectral": "spectral", "k-means": "kmeans"}
     if method != "mixture":
-        del names["mixture"]
+        names = {"k-means": "kmeans"}
     found = {name: reading(subject, k=k, method=how) for name, how in names.items()}
     main = found["mixture" if method == "mixture" else "k-means"]
+    spread = "mixture" if method == "mixture" else "spectral"
     return {
         **found,
-        "five labels": reading(subject, known=given),
+        "five labels": reading(subject, known=given, method=spread),
         "five labels, pixels": pixels(subject, known=given, method="spectral"),
         "pixels": pixels(subject, k=k, method=method),
         "untrained": reading(subject, subject.fresh, k=k, method=method),
