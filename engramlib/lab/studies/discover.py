@@ -139,8 +139,8 @@ def answers(subject: Subject) -> Tensor:
 def partitions(subject: Subject, method: str = "mixture") -> dict[str, discover.Discovery | Tensor]:
     """Name -> a partition of the training images into as many concepts as there are classes.
 
-    `method` makes "pixels" and "untrained", and the "random" one has the sizes of what it finds. With "kmeans", for many
-    classes, nothing dear is tried: no mixture, no spectral clustering, and a few labels are spread on the graph.
+    `method` makes "pixels" and "untrained", and the "random" one has the sizes of what it finds. With "kmeans", for
+    many classes, nothing dear is tried: no mixture, no spectral clustering, a few labels are spread on the graph.
     """
     k, given = subject.data.n_classes, few(subject)
     names = {"mixture": "mixture", "spectral": "spectral", "k-means": "kmeans"}
