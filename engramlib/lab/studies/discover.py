@@ -391,7 +391,7 @@ def author_strength(case: forgetting.Case) -> list[Row]:
     return [{**row, "chosen": row is best} for row in rows]
 
 
-def author_rows(case: forgetting.Case, chosen: Mapping[str, Row], alpha: float, *, erased: int = 5) -> list[Row]:
+def author_rows(case: forgetting.Case, chosen: Mapping[str, Row], alpha: float, *, erased: int = 4) -> list[Row]:
     """Rows of "agreement" and "erasure" for the authors of `forget10`, with the layers that the rehearsal chose."""
     asked = texts(case, "forget10")
     k = len(asked.author.unique())
