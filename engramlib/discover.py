@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -41,17 +42,24 @@ class Discovery:
         scores: number of concepts -> what that partition is worth, for each number that was tried. ``"owned"``: the
             least of the concepts' largest shares (:func:`shares`). ``"sharpness"``: of :func:`sharpness`. ``"bic"``: of
             the mixture, smaller is better. ``"stability"``: where that is the rule.
-        stability: mean adjusted Rand index between partitions of all examples that were learned on random halves of
-            them: 1 = always the same, 0 = as alike as chance makes them.
     """
 
     labels: Int[Tensor, " n"]
     k: int
     scores: dict[int, dict[str, float]]
-    stability: float
+    _again: Callable[[], float] = field(repr=False)
     _known: dict[bytes, int] = field(repr=False)
     _dim: int = field(repr=False)
     _first: bool = field(repr=False)
+
+    @cached_property
+    def stability(self) -> float:
+        """Mean adjusted Rand index between partitions of all examples that were learned on random halves of them.
+
+        1 = always the same, 0 = as alike as chance makes them. Cost: eight fits, when it is asked for.
+        """
+        found = self.scores[self.k].get("stability")
+        return self._again() if found is None else found
 
     def __call__(self, batch: Batch) -> Int[Tensor, " batch"]:
         """The concept of each example of a batch. Raises ``ValueError`` for one that was not in the discovery."""
@@ -135,8 +143,8 @@ def concepts(
         TypeError: as :func:`engramlib.collect`; experts, which see some tokens only.
 
     Cost: one forward pass, n · d numbers of memory (8 bytes each), a principal component analysis, n · d · min(n, d);
-    a fit for every k that is tried, and eight for the stability. Source: the paper names explicit X⁺/X⁻ as a limit
-    (Appendix H); this is the book's own; chapter 20.
+    a fit for every k that is tried (nine where stability is the rule). Source: the paper names explicit X⁺/X⁻ as a
+    limit (Appendix H); this is the book's own; chapter 20.
 
     Example:
         >>> import torch
@@ -179,12 +187,10 @@ def concepts(
     names = torch.tensor(list(known)) if known is not None else by_size(tried[number], number)
     labels = torch.full((len(read),), -1)
     labels[used[order]] = names[tried[number]]
-    stability = scores[number].get("stability")
     seen: dict[bytes, int] = {}
     for key, label in zip(keys, labels.tolist(), strict=True):
         seen.setdefault(key, label)
-    stability = fit.stability(number, places) if stability is None else stability
-    return Discovery(labels, number, scores, stability, seen, dim, forward is None)
+    return Discovery(labels, number, scores, partial(fit.stability, number, places), seen, dim, forward is None)
 
 
 def _check(

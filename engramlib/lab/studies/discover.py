@@ -165,10 +165,12 @@ def labels_of(found: discover.Discovery | Tensor) -> Tensor:
     return found if isinstance(found, Tensor) else found.labels
 
 
-def agreement(subject: Subject, found: Mapping[str, discover.Discovery | Tensor]) -> list[Row]:
-    """Rows of the study "agreement"."""
+def agreement(
+    subject: Subject, found: Mapping[str, discover.Discovery | Tensor], *, stable: Sequence[str] | None = None
+) -> list[Row]:
+    """Rows of the study "agreement". `stable`: of which partitions the stability is measured, eight fits each."""
     columns = discover.activations(subject.model, subject.images().split(500), layer=subject.layer)
-    rows = []
+    measured, rows = found if stable is None else stable, []
     for of, one in found.items():
         own, truth = labels_of(one), subject.truth
         most = [int(truth[own == c].bincount().max()) for c in own.unique()]
@@ -180,7 +182,7 @@ def agreement(subject: Subject, found: Mapping[str, discover.Discovery | Tensor]
                 "ari": float(adjusted_rand_score(truth, own)),
                 "nmi": float(normalized_mutual_info_score(truth, own)),
                 "purity": sum(most) / len(own),
-                "stability": None if isinstance(one, Tensor) else one.stability,
+                "stability": None if isinstance(one, Tensor) or of not in measured else one.stability,
                 "sharpness": discover.sharpness(columns, own),
             }
         )
