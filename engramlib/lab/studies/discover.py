@@ -14,6 +14,7 @@ After the concept is erased, `left` = test accuracy on its majority class, `kept
 = the same mean of the network as it came. Of authors: the share of whole answers.
 
     study "choice" (which layer and method, on other authors): seed, of, layer, method, ari, chosen
+    study "layers" (the same on the authors that are reported, every seed, nothing chosen): seed, split, of, layer, ...
     study "strength" (how strong, on other authors and their true names): seed, alpha, left, kept, chosen
 """
 
@@ -33,7 +34,7 @@ import engramlib as el
 from engramlib import discover, language
 from engramlib._clusters import chosen as chosen_by
 from engramlib.lab import models
-from engramlib.lab.data import ImageData, digits, shapes
+from engramlib.lab.data import ImageData, authors, digits, shapes
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import convnet, forgetting, mlp, recording
@@ -365,20 +366,25 @@ def clustered(case: forgetting.Case, split: str, kind: str, layer: str, **how: o
     )
 
 
-def author_choice(case: forgetting.Case) -> list[Row]:
-    """Rows of the study "choice": every layer and method on the authors of the rehearsal; the best one is marked."""
-    asked = texts(case, "rehearsal10")
+def author_layers(case: forgetting.Case, split: str = "forget10") -> list[Row]:
+    """Rows of the study "layers": every layer and method on the authors of a split. Who takes the best looked."""
+    asked = texts(case, split)
     k, rows = len(asked.author.unique()), []
     for kind in (*KINDS, "bag of words"):
         for layer in READS if kind in KINDS else ("",):
             for method in discover.METHODS:
-                how = {"k": k, "method": method}
-                found = clustered(case, "rehearsal10", kind, layer, **how)
+                found = clustered(case, split, kind, layer, k=k, method=method)
                 ari = float(adjusted_rand_score(asked.author, found.labels))
-                facts = {"study": "choice", "of": kind, "layer": layer, "method": method}
+                facts = {"study": "layers", "split": split, "of": kind, "layer": layer, "method": method}
                 rows.append({**facts, "ari": ari, "seed": case.seed})
+    return rows
+
+
+def author_choice(case: forgetting.Case) -> list[Row]:
+    """Rows of the study "choice": the same on the authors of the rehearsal; the best one is marked."""
+    rows = author_layers(case, "rehearsal10")
     best = {kind: max(float(r["ari"]) for r in rows if r["of"] == kind) for kind in (*KINDS, "bag of words")}
-    return [{**row, "chosen": row["ari"] == best[row["of"]]} for row in rows]
+    return [{**row, "study": "choice", "chosen": row["ari"] == best[row["of"]]} for row in rows]
 
 
 def author_strength(case: forgetting.Case) -> list[Row]:
@@ -527,6 +533,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.overwrite or not _finished("discover-networks"):
         config = {"digits": asdict(mlp.DIGITS), "shapes": asdict(convnet.Settings()), "counts": COUNTS, "reads": READS}
         recording.write("discover-networks", parts, config=config, seeds=seeds, data=shapes(), **how)
+    if args.overwrite or not _finished("discover-authors"):
+        cases = [(seed, cache(partial(forgetting.case, "authors", seed))) for seed in seeds]
+        looks = [
+            ({"split": split, "seed": seed}, lambda case=case, split=split: author_layers(case(), split))
+            for seed, case in cases
+            for split in ("rehearsal10", "forget10")
+        ]
+        config = {"reads": READS, "methods": discover.METHODS}
+        recording.write("discover-authors", looks, config=config, seeds=seeds, data=authors(), **how)
     return 0
 
 
