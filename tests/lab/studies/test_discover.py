@@ -68,7 +68,7 @@ def test_a_partition_is_purified_by_leaving_out_what_is_not_of_the_majority():
 
 def test_numbers_are_those_of_the_package_and_a_cloud_has_nothing_to_find(subject):
     rows = study.numbers(subject, most=12, rules=("shares", "bic"), components=6)
-    found = discover.concepts(subject.model, [subject.images()], layer="fc3", most=12, components=6)
+    found = discover.concepts(subject.model, [subject.images()], layer="fc3", most=12, components=6, rule="shares")
     assert rows[0]["k"] == found.k and rows[0]["curve"]["4"]["owned"] == pytest.approx(
         found.scores[4]["owned"], abs=1e-4
     )
