@@ -111,9 +111,13 @@ def made(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
 
 def table() -> list[Row]:
     """Every row, in the order of the package."""
-    from tests.bad_inputs import collecting, editing, erasing, estimating, judging, keeping, text
+    from tests.bad_inputs import collecting, discovering, editing, erasing, estimating, judging, keeping, text
 
-    rows = [row for part in (keeping, collecting, estimating, editing, erasing, judging, text) for row in part.ROWS]
+    rows = [
+        row
+        for part in (keeping, collecting, estimating, editing, erasing, discovering, judging, text)
+        for row in part.ROWS
+    ]
     names = [str(row) for row in rows]
     assert len(set(names)) == len(names), "two rows are called the same"
     return rows
