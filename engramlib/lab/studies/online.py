@@ -214,6 +214,8 @@ def forming(history: Sequence[Moment], data: ImageData, seed: int, classes: Sequ
                     "accuracy": right(now.model, test, test.y == digit),
                     "ablated": after,
                     "norm": own[digit].norm(),
+                    "norm, W_t with the final Σ": with_end[digit].norm(),
+                    "norm, final W with Σ_t": from_end[digit].norm(),
                     "weights": float(weights.norm()),
                     "direction": cosine(own[digit], final[digit]),
                     "W_t with the final Σ": cosine(with_end[digit], final[digit]),
