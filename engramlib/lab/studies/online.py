@@ -261,6 +261,7 @@ def bare(moments: el.Moments) -> el.Moments:
 TWO = ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9))
 FIVE = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 EPOCHS, BATCH, RATE = 10, 20, 1e-3
+CUT = 1e-6  # of the projections
 REFRESH = 10  # steps after which P is made anew
 IMAGE = 64 + 1  # bytes of a stored image: its pixels are whole numbers up to 16; and its label
 # Three tries each, placed by runs of seed 0 on validation images: λ of the projections, the part of the energy, the
@@ -405,14 +406,14 @@ def _learn_one(model, part, loss, protection, memory, luck, after) -> None:
 def _projections(protection: Protection, memory: Memory, tracker: el.OnlineMoments | None) -> dict[str, Tensor]:
     old = el.Moments(memory.sigma, dict.fromkeys(memory.sigma, 1))
     if protection.method == "subspace":
-        return el.projections(old, energy=protection.knob)
+        return el.projections(old, energy=protection.knob, rcond=CUT)
     if protection.method == "ridge":  # what is learned now is taken for noise of the same size in all directions
         noise = {n: torch.eye(len(s), dtype=s.dtype) * s.trace() / len(s) for n, s in memory.sigma.items()}
-        return el.projections(old, el.Moments(noise, old.count), specificity=protection.knob)
+        return el.projections(old, el.Moments(noise, old.count), specificity=protection.knob, rcond=CUT)
     assert tracker is not None
     now = tracker.moments()
     mean = el.Moments({n: now[n] / now.count[n] for n in now}, dict.fromkeys(now, 1))
-    found = el.projections(old, mean, specificity=protection.knob)
+    found = el.projections(old, mean, specificity=protection.knob, rcond=CUT)
     if protection.method == "engram":
         return found
     turned = {}
