@@ -44,7 +44,7 @@ def test_the_method_stays_small() -> None:
         assert len(text.splitlines()) <= 450, f"{path.name} is too long: split it"
         if path.parent == package and path.name not in beside:
             code += len(_lines_of_code(text))
-    assert code <= 3330, code  # 3,300, and the guards of edits that the benchmark asked for
+    assert code <= 3354, code  # 3,300, the guards of edits that the benchmark asked for, and doors for what streams
 
 
 def _lines_of_code(text: str) -> set[int]:

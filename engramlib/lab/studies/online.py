@@ -184,11 +184,14 @@ def form(data: ImageData, seed: int, *, steps: Sequence[int] = STEPS, half_life:
 
 def forming(history: Sequence[Moment], data: ImageData, seed: int, classes: Sequence[int] = range(10)) -> list[Row]:
     """Rows of the study "forming". `direction`: cosine with the final engram; of the engram of the time, of the weights
-    of the time with the final Σ, of the final weights with the Σ of the time, and of the weights themselves."""
-    last, test = history[-1], data.flat().test
+    of the time with the final Σ, of the final weights with the Σ of the time (streamed, or collected then from all images,
+    which tells a moving network from a stream of few columns), and of the weights themselves."""
+    last, test, train = history[-1], data.flat().test, data.flat().train
     final, rows = last.engrams(), []
     for now in history:
         with_end, from_end = now.engrams(last.seen), last.engrams(now.seen)
+        anew = el.collect_by_concept(now.model, [(train.x, train.y)], lambda batch: batch[1])
+        from_anew, own_anew = last.engrams(anew), now.engrams(anew)
         own = now.engrams()
         weights = matrices(now.model)
         for digit in classes:
@@ -220,6 +223,8 @@ def forming(history: Sequence[Moment], data: ImageData, seed: int, classes: Sequ
                     "direction": cosine(own[digit], final[digit]),
                     "W_t with the final Σ": cosine(with_end[digit], final[digit]),
                     "final W with Σ_t": cosine(from_end[digit], final[digit]),
+                    "final W with Σ collected then": cosine(from_anew[digit], final[digit]),
+                    "stream and collect": cosine(own[digit], own_anew[digit]),
                     "weights alone": float(F.cosine_similarity(weights, matrices(last.model), dim=0)),
                     "another digit": cosine(own[digit], final[(digit + 1) % 10]),
                     "share": statistics.fmean(float(s[:8].mean()) for s in shares),
