@@ -183,9 +183,9 @@ def form(data: ImageData, seed: int, *, steps: Sequence[int] = STEPS, half_life:
 
 
 def forming(history: Sequence[Moment], data: ImageData, seed: int, classes: Sequence[int] = range(10)) -> list[Row]:
-    """Rows of the study "forming". `direction`: cosine with the final engram; of the engram of the time, of the weights
-    of the time with the final Σ, of the final weights with the Σ of the time (streamed, or collected then from all images,
-    which tells a moving network from a stream of few columns), and of the weights themselves."""
+    """Rows of the study "forming". `direction`: cosine with the final engram. Beside it that of the weights of the time
+    with the final Σ, of the final weights with the Σ of the time (streamed; or collected then from all images, which
+    tells a moving network from a stream of few columns), and of the weights themselves."""
     last, test, train = history[-1], data.flat().test, data.flat().train
     final, rows = last.engrams(), []
     for now in history:
