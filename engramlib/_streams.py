@@ -20,6 +20,7 @@ from engramlib._products import (
     in_float32,
     joined,
     largest,
+    works_at,
 )
 from engramlib._recorder import Recorder, Running
 from engramlib.layers import Layer
@@ -189,6 +190,7 @@ class Sum(NamedTuple):
             sigma = joined(self.sigma, self.sigma, decay ** (self.at - self.made) - 1.0)
         rows = []
         for x, step in self.rows:
+            x = x.to(works_at(x, sigma))
             wide = x.float() if x.dtype != torch.float64 and not exact and in_float32(x, sigma) else x.double()
             rows.append(wide if decay == 1.0 or step == self.at else wide * decay ** ((self.at - step) / 2))
         with full_precision():

@@ -150,11 +150,13 @@ class OnlineMoments:
 
     def step(self) -> None:
         """A step is over: the past fades by γ, and what was watched since the last step comes in whole."""
-        self.steps += 1
-        part = self._recorder.harvest(self.steps, by_concept=self.concepts is not None)
+        steps = self.steps + 1
+        part = self._recorder.harvest(steps, by_concept=self.concepts is not None)
         if self.window is None and self._past:
             part = merged(self._past[0], part, self.decay)
-        self._past.append(self._folded(part, lambda sum: sum.is_full))
+        part = self._folded(part, lambda sum: sum.is_full)
+        self.steps = steps
+        self._past.append(part)
 
     def _folded(self, part: list[Slot], which: Callable[[Sum], bool]) -> list[Slot]:
         """The part with the waiting rows of some sums multiplied."""
@@ -186,7 +188,7 @@ class OnlineMoments:
         return found[concept]
 
     def by_concept(self) -> dict[Hashable, Moments]:
-        """Hashable -> moments, in order: what :func:`engramlib.extract_all` takes."""
+        """Concept -> moments, in order: what :func:`engramlib.extract_all` takes."""
         return self._found(None)
 
     def _found(self, wanted: list[Hashable] | None) -> dict[Hashable, Moments]:

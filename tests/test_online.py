@@ -145,6 +145,13 @@ def gpt2() -> nn.Module:
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**how, use_cache=False))
 
 
+def mixtral() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    how = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 1, "num_local_experts": 3}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_experts_per_tok": 2, "use_cache": False}
+    return transformers.MixtralForCausalLM(transformers.MixtralConfig(**how, **heads))
+
+
 CONV = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2, groups=2), nn.Flatten())
 MODELS = {
     "convolutions": (lambda: CONV, lambda n: torch.randn(n, 3, 6, 6)),
@@ -152,6 +159,7 @@ MODELS = {
     "convolution of sequences": (lambda: nn.Conv1d(3, 5, 3), lambda n: torch.randn(n, 3, 9)),
     "attention": (Attention, lambda n: torch.randn(n, 4, 6)),
     "shared": (Shared, lambda n: torch.randn(n, 6)),
+    "experts": (mixtral, lambda n: torch.randint(0, 11, (n, 5))),
     "GPT-2": (gpt2, lambda n: torch.randint(0, 11, (n, 5))),
 }
 
@@ -163,6 +171,8 @@ def test_it_reads_what_collect_reads(kind: str, bias: str) -> None:
     torch.manual_seed(0)
     model, batches = build().eval(), [(draw(n), torch.arange(n) % 2) for n in (8, 5, 3)]
     odd: dict = {"rows": lambda b: b[1] == 1}
+    if kind == "experts":  # which tokens reach one is not told by the example
+        odd = {"rows": lambda b: (b[1] == 1)[:, None].expand_as(b[0])}
     for how, once in (({}, False), ({}, True), (odd, False)):
         tracker = el.OnlineMoments(model, bias=bias, window=4, **how)
         for batch in batches:
