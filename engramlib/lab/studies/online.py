@@ -27,11 +27,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import engramlib as el
+from engramlib._examples import tensors_in
 from engramlib.lab.data import ImageData, Split, digits
 from engramlib.lab.models import llama, mlp
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
+from engramlib.lab.training import hash_of
 from engramlib.layers import find_layers
 
 SIZES = (64, 100, 100, 10)
@@ -561,16 +563,21 @@ def costs(rounds: Mapping[str, int], seeds: Sequence[int]) -> Iterator[recording
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = recording.parser("online", __doc__, "online-digits", seeds=3).parse_args(argv)
+    options = recording.parser("online", __doc__, "online-<part>", seeds=3)
+    options.add_argument("--part", choices=("digits", "cost"), help="record one of the two runs")
+    args = options.parse_args(argv)
     if not args.record:
         recording.show({"continual": continual(digits(), FIVE, Protection("engram", 0.1, 50_000), 0)})
         return 0
     seeds = range(args.seeds)
-    config = {"sizes": SIZES, "epochs": EPOCHS, "batch": BATCH, "lr": RATE, "knobs": KNOBS, "budgets": BUDGETS}
-    recording.record("online-digits", parts(seeds), args, config=config, seeds=seeds, data=digits())
-    rounds = {"MLP 784-512-512-10": 30, "Llama, 4 blocks of 128": 12, "Llama, 6 blocks of 512": 4}
-    random = {"name": "random numbers"}
-    recording.record("online-cost", costs(rounds, seeds), args, config={"rounds": rounds}, seeds=seeds, data=random)
+    if args.part != "cost":
+        config = {"sizes": SIZES, "epochs": EPOCHS, "batch": BATCH, "lr": RATE, "knobs": KNOBS, "budgets": BUDGETS}
+        recording.record("online-digits", parts(seeds), args, config=config, seeds=seeds, data=digits())
+    if args.part != "digits":
+        rounds = {"MLP 784-512-512-10": 30, "Llama, 4 blocks of 128": 12, "Llama, 6 blocks of 512": 4}
+        read = [t for name in rounds for batch in task(name).batches for t in tensors_in(batch)]
+        made = {"name": "random numbers", "fingerprint": hash_of(*read)}
+        recording.record("online-cost", costs(rounds, seeds), args, config={"rounds": rounds}, seeds=seeds, data=made)
     return 0
 
 
