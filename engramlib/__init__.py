@@ -14,6 +14,8 @@ from engramlib.engram import Engram
 from engramlib.estimator import extract, extract_all
 from engramlib.language import forget
 from engramlib.moments import Moments
+from engramlib.online import OnlineMoments
+from engramlib.protection import projections, protected
 
 __version__ = "0.2.0"
 
@@ -35,6 +37,10 @@ __all__ = [
     "sweep",
     # layer by layer, each on what it really reads
     "erase",
+    # while it learns
+    "OnlineMoments",
+    "projections",
+    "protected",
     # language models: text in
     "forget",
     "language",

@@ -88,8 +88,8 @@ def resolved(sigma: Symmetric) -> float:
     return RESOLVED if sigma.dtype == torch.float32 or (isinstance(sigma, Half) and sigma.is_rounded) else 0.0
 
 
-def joined(a: Symmetric, b: Symmetric, sign: int = 1) -> Symmetric:
-    """a + b or a − b, half if both are; on the device of a."""
+def joined(a: Symmetric, b: Symmetric, sign: float = 1) -> Symmetric:
+    """a + b, a − b, or a and a multiple of b; half if both are; on the device of a."""
     b = b.to(a.device)
     if isinstance(a, Half) and isinstance(b, Half) and a.block == b.block:
         result = a.like(torch.add(a.flat, b.flat, alpha=sign), is_gram=b.is_gram and sign > 0)

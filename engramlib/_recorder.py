@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterator
 from typing import Any
 
 import torch
@@ -22,11 +22,11 @@ _PIECE_BYTES = 32 * 2**20
 _PIXELS = 2**14
 # What may be kept of rows until there are enough for a product, in all.
 _KEPT_BYTES = 256 * 2**20
-# Rows of one concept that are worth a product (see _Sum).
+# Rows of one concept that are worth a product (see Running).
 _ENOUGH = 512
 
 
-class _Sum:
+class Running:
     """The running sums of one distinct input tensor, per concept, and the layers that read it.
 
     A product of few rows costs little more than reading and writing Σ. So when a batch mixes many concepts, the rows of
@@ -63,12 +63,12 @@ class _Sum:
             columns = torch.cat(kept) if len(kept) > 1 else kept[0]
             _products.add_outer(self.sigma[concept], columns, self.absorbed, self.exact)
 
-    def split(self, names: set[str]) -> _Sum:
+    def split(self, names: set[str]) -> Running:
         """Give ``names`` their own copy: they no longer read what the others read."""
-        self.flush()
-        other = _Sum(names, self.absorbed, self.exact)
+        other = Running(names, self.absorbed, self.exact)
         other.sigma = {concept: sigma.clone() for concept, sigma in self.sigma.items()}
         other.count = dict(self.count)
+        other.kept = {concept: list(rows) for concept, rows in self.kept.items()}
         self.members -= names
         return other
 
@@ -115,13 +115,13 @@ class Recorder:
         self.absorb, self.exact = absorb, exact
         self.dtype = dtype
         self.asked = home
-        self.sums: dict[str, _Sum] = {}
+        self.sums: dict[str, Running] = {}
         self.labels: Tensor | None = None
         self.examples: Examples  # finds where the labels belong
-        self.waiting: list[tuple[_Sum, Layer, Tensor, Any]] = []  # what was read before that was known
+        self.waiting: list[tuple[Running, Layer, Tensor, Any]] = []  # what was read before that was known
         self.checked: set[str] = set()
         self.finite: list[tuple[str, Tensor]] = []  # did each layer read finite numbers in this pass?
-        self.fresh: list[tuple[Arrival, _Sum]] = []  # first readings in this pass, where another layer may join
+        self.fresh: list[tuple[Arrival, Running]] = []  # first readings in this pass, where another layer may join
 
     def hook(self, layer: Layer) -> Callable[..., None]:
         absorbed = self.absorb and layer.has_bias
@@ -133,7 +133,7 @@ class Recorder:
             x = input_of(layer, args, kwargs)
             with full_precision():  # also where the user's forward pass runs in autocast
                 if layer.kind.routed:  # its tokens were copied for it alone: nothing to share
-                    running = self.sums.setdefault(layer.name, _Sum({layer.name}, absorbed, self.exact))
+                    running = self.sums.setdefault(layer.name, Running({layer.name}, absorbed, self.exact))
                     self.add(running, layer, x, routed=args[1:])
                 else:
                     self.read(layer, x, reading, absorbed)
@@ -160,7 +160,7 @@ class Recorder:
                     running.members.add(name)
                     self.sums[name] = running
                     return
-            self.sums[name] = running = _Sum({name}, absorbed, self.exact)
+            self.sums[name] = running = Running({name}, absorbed, self.exact)
             self.fresh.append((Arrival(x, reading, {name}), running))
             self.add(running, layer, x)
             return
@@ -180,7 +180,7 @@ class Recorder:
             running.open = Arrival(x, reading, {name})
             running.open.copy = x.clone()  # the model may overwrite x before we know who else reads it
 
-    def close(self, running: _Sum, *, force: bool) -> None:
+    def close(self, running: Running, *, force: bool) -> None:
         """Add the open tensor once all its readers have come; with ``force``, leave those behind that have not."""
         arrival = running.open
         if arrival is None or (not force and arrival.names != running.members):
@@ -220,7 +220,7 @@ class Recorder:
             for running in sums:
                 running.flush()
 
-    def add(self, running: _Sum, layer: Layer, x: Tensor, routed: tuple[Tensor, int] | None = None) -> None:
+    def add(self, running: Running, layer: Layer, x: Tensor, routed: tuple[Tensor, int] | None = None) -> None:
         base = layer.kind.example_ndim(layer.module)
         if x.ndim == (base or 1):
             x = x.unsqueeze(0)
@@ -229,13 +229,17 @@ class Recorder:
             self.waiting.append((running, layer, x.clone(), routed))
             return
         for concept, chosen in self.choose(layer, x, *laid):
-            if concept not in running.sigma:
-                running.sigma[concept] = self.zeros(layer, x.device)
-                running.count[concept] = 0
-            for part in self.parts(running, concept, chosen):
-                self.add_part(running, concept, layer, part)
+            self.take(running, concept, layer, chosen)
 
-    def parts(self, running: _Sum, concept: Hashable, x: Tensor) -> list[Tensor]:
+    def take(self, running: Running, concept: Hashable, layer: Layer, x: Tensor) -> None:
+        """Count all of ``x``, an input of the layer, towards a concept."""
+        if concept not in running.sigma:
+            running.sigma[concept] = self.zeros(layer, x.device)
+            running.count[concept] = 0
+        for part in self.parts(running, concept, x):
+            self.add_part(running, concept, layer, part)
+
+    def parts(self, running: Running, concept: Hashable, x: Tensor) -> list[Tensor]:
         """``x`` in parts of about equal size: of some bytes, and where products are in float32, of some pixels."""
         sigma, each = running.sigma[concept], max(1, x[:1].numel())
         step = _PIECE_BYTES // (each * sigma.dtype.itemsize)
@@ -243,7 +247,7 @@ class Recorder:
             step = min(step, _PIXELS * x.shape[1] // each)
         return list(x.tensor_split(-(-len(x) // max(1, step))))
 
-    def add_part(self, running: _Sum, concept: Hashable, layer: Layer, x: Tensor) -> None:
+    def add_part(self, running: Running, concept: Hashable, layer: Layer, x: Tensor) -> None:
         sigma = running.sigma[concept]
         narrow = not running.exact and _products.in_float32(x, sigma) and _products.in_range(x)
         dtype = torch.float32 if narrow else sigma.dtype
@@ -295,13 +299,7 @@ class Recorder:
         yield from zip(sizes, x.split(list(sizes.values())), strict=True)
 
     def result(self, *, required: bool, by_concept: bool) -> dict[Hashable, Moments]:
-        missing = [name for name in self.layers if name not in self.sums]
-        if missing:
-            text = f"the forward pass never called layer {', '.join(map(repr, missing[:8]))}"
-            if required or len(missing) == len(self.layers):
-                raise ValueError(f"{text}: no moments of it can be collected")
-            warnings.warn(f"{text}; it is left out", stacklevel=4)
-        names = [name for name in self.layers if name in self.sums]
+        names = self.reached(self.sums, required=required)
         concepts = {concept for running in self.sums.values() for concept in running.sigma}
         if not concepts:
             raise ValueError("concepts: no example belongs to any" if by_concept else "rows: no example was chosen")
@@ -335,6 +333,16 @@ class Recorder:
             for concept in concepts
         }
         return result if by_concept else {None: next(iter(result.values()))}
+
+    def reached(self, seen: Container[str], *, required: bool) -> list[str]:
+        """Those of the layers that were ``seen``, in order."""
+        missing = [name for name in self.layers if name not in seen]
+        if missing:
+            text = f"the forward pass never called layer {', '.join(map(repr, missing[:8]))}"
+            if required or len(missing) == len(self.layers):
+                raise ValueError(f"{text}: no moments of it can be collected")
+            warnings.warn(f"{text}; it is left out", stacklevel=5)
+        return [name for name in self.layers if name in seen]
 
     def zeros(self, layer: Layer, device: torch.device) -> Symmetric:
         d, groups = layer.width(self.absorb and layer.has_bias), layer.kind.groups(layer.module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +17,8 @@ from engramlib.layers import find_layers
 from engramlib.moments import Moments
 from engramlib.running import Batch, Selector, as_batches, device_of, evaluating, labels_of, to_device
 from engramlib.running import run as run_model
+
+AnyRecorder = TypeVar("AnyRecorder", bound=Recorder)
 
 
 def collect(
@@ -146,20 +148,11 @@ def _run(
     examples: int | None,
     exact: bool,
 ) -> dict[Hashable, Moments]:
-    if bias not in ("absorb", "keep"):
-        raise ValueError(f'bias: expected "absorb" or "keep", got {bias!r}')
-    if dtype not in (torch.float64, torch.float32):
-        raise ValueError(f"dtype: expected torch.float64 or torch.float32, got {dtype}")
-    for argument, function in (("rows", rows), ("forward", forward)):
-        if function is not None and not callable(function):
-            raise TypeError(f"{argument}: expected a function, got {type(function).__name__}")
-    chosen = find_layers(model, layers)
+    recorder = recorder_of(Recorder, model, layers, rows, forward, bias, dtype, home, examples, exact)
     batches = as_batches(batches)
-    device = device_of(model)
-    recorder = Recorder(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home), exact=exact)
-    recorder.examples = found = Examples(model, chosen, forward, examples)
+    device, found = device_of(model), recorder.examples
     seen = 0
-    with evaluating(model), _listening(recorder), torch.no_grad():
+    with evaluating(model), listening(recorder), torch.no_grad():
         total = length(batches)
         for batch in track(batches, desc="collecting moments", total=total):
             batch = to_device(batch, device)
@@ -178,6 +171,32 @@ def _run(
     return recorder.result(required=layers is not None, by_concept=concepts is not None)
 
 
+def recorder_of(
+    kind: type[AnyRecorder],
+    model: nn.Module,
+    layers: str | Iterable[str] | None,
+    rows: Selector | None,
+    forward: Callable[[nn.Module, Batch], Any] | None,
+    bias: str,
+    dtype: torch.dtype,
+    home: str | torch.device | None,
+    examples: int | None,
+    exact: bool,
+) -> AnyRecorder:
+    """A recorder of the chosen layers, after checking the arguments of :func:`collect`."""
+    if bias not in ("absorb", "keep"):
+        raise ValueError(f'bias: expected "absorb" or "keep", got {bias!r}')
+    if dtype not in (torch.float64, torch.float32):
+        raise ValueError(f"dtype: expected torch.float64 or torch.float32, got {dtype}")
+    for argument, function in (("rows", rows), ("forward", forward)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{argument}: expected a function, got {type(function).__name__}")
+    chosen = find_layers(model, layers)
+    recorder = kind(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home), exact=exact)
+    recorder.examples = Examples(model, chosen, forward, examples)
+    return recorder
+
+
 def _device(device: str | torch.device | None) -> torch.device | None:
     if device is None:
         return None
@@ -191,7 +210,7 @@ def _device(device: str | torch.device | None) -> torch.device | None:
 
 
 @contextmanager
-def _listening(recorder: Recorder) -> Iterator[None]:
+def listening(recorder: Recorder) -> Iterator[None]:
     """Hooks on, and off again whatever happens."""
     hooks = []
     try:

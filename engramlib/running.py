@@ -146,16 +146,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     evaluation mode, so it is off as well; attention calls those of its projections that have hooks, and so do fused
     experts.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with handed_back(model), ExitStack() as stack:
+    with handed_back(model), calling_layers(model):
+        for module in model.modules():
+            module.training = False
+        yield
+
+
+@contextmanager
+def calling_layers(model: nn.Module) -> Iterator[None]:
+    """Inside the block every layer is called as the module that it is, so that hooks see what it reads."""
+    with ExitStack() as stack:
         # Leaving no_grad goes through torch's function modes, so Ctrl-C inside ours would leave gradients off.
         stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and there is no need to load it
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for module in model.modules():
-            module.training = False
         stack.enter_context(calling_projections(model))
         stack.enter_context(calling_experts(model))
         yield

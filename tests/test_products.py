@@ -216,7 +216,7 @@ def test_many_concepts_in_one_batch(exact: bool, monkeypatch: pytest.MonkeyPatch
 
 def test_a_small_part_of_a_batch_does_not_keep_the_rest_alive() -> None:
     layer = nn.Linear(150, 4, bias=False)
-    running = _recorder._Sum({""}, False, False)
+    running = _recorder.Running({""}, False, False)
     running.sigma[0], running.count[0] = zeros(150, None, torch.float64, torch.device("cpu")), 0
     batch = torch.randn(4000, 150)
     running.add(0, batch[:3])

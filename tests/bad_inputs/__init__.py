@@ -111,11 +111,11 @@ def made(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
 
 def table() -> list[Row]:
     """Every row, in the order of the package."""
-    from tests.bad_inputs import collecting, discovering, editing, erasing, estimating, judging, keeping, text
+    from tests.bad_inputs import collecting, discovering, editing, erasing, estimating, judging, keeping, learning, text
 
     rows = [
         row
-        for part in (keeping, collecting, estimating, editing, erasing, discovering, judging, text)
+        for part in (keeping, collecting, estimating, editing, erasing, learning, discovering, judging, text)
         for row in part.ROWS
     ]
     names = [str(row) for row in rows]
