@@ -24,6 +24,7 @@ STUDIES = {
     "pretrained": "chapter 15",
     "order": "chapter 16",
     "compensated": "chapter 18",
+    "scale": "chapter 21",
 }
 
 
