@@ -5,7 +5,7 @@
 The book that goes with it derives, runs and doubts every step; each function says which chapter teaches it.
 """
 
-from engramlib import analysis, language, spectral
+from engramlib import analysis, distributed, language, spectral
 from engramlib.analysis import extract_filtered, random_engram, score_criteria
 from engramlib.collecting import collect, collect_by_concept
 from engramlib.compensated import erase
@@ -38,6 +38,8 @@ __all__ = [
     # language models: text in
     "forget",
     "language",
+    # many processes
+    "distributed",
     # is it a memory?
     "score_criteria",
     "random_engram",
