@@ -12,14 +12,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+# Rows that wait for a shrinking, at least: one of a few rows costs as much time as one of many.
+_ROOM = 64
 _FLOOR = 1e-12  # of the largest eigenvalue: what an unused input counts as, whatever the cut
 
 
 class LowRank:
     """A sum Σ = Σᵢ xᵢ xᵢᵀ kept as Σ̂ = BᵀB + diag(t): ``rank`` = ℓ rows B, and the exact diagonal of Σ.
 
-    Rows come and go by Frequent Directions: columns are appended until there are 2ℓ rows; then B = USVᵀ becomes
-    √(S² − δ) Vᵀ with δ = σ²_{ℓ+1}, which leaves ℓ. The sum of all δ is ``error``, a certificate:
+    Rows come and go by Frequent Directions: columns are appended until there are 2ℓ rows (ℓ + 64 at least); then
+    B = USVᵀ becomes √(S² − δ) Vᵀ with δ = σ²_{ℓ+1}, which leaves ℓ. The sum of all δ is ``error``, a certificate:
 
         0 ≼ Σ − BᵀB ≼ error · I,    error ≤ ‖A − A_k‖_F² / (ℓ + 1 − k) for every k ≤ ℓ,
 
@@ -116,13 +118,14 @@ class LowRank:
 
     def add(self, columns: Float[Tensor, "n d"], absorbed: bool = False) -> None:
         """Σ += XᵀX, a column per row of ``columns``; ``absorbed``: with a 1 behind each."""
-        for part in columns.split(max(1, self.rank)):
+        room, many = max(self.rank, _ROOM), len(columns) >= 4 * columns.shape[-1]
+        for part in columns.split(len(columns) if many and columns.shape[-1] <= 2 * _ROOM else room):
             x = part.to(self.device)
             if absorbed:
                 x = torch.cat([x, x.new_ones(len(x), 1)], 1)
             self.variances += x.double().square().sum(0)
             self.rows = torch.cat([self.rows, x.to(self.dtype)])
-            if len(self.rows) >= 2 * self.rank:
+            if len(self.rows) >= self.rank + room:
                 self._shrink()
 
     def joined(self, *others: LowRank) -> LowRank:
@@ -154,7 +157,8 @@ class LowRank:
 
     def _shrink(self) -> None:
         x = self.rows.double()
-        gram = x @ x.T
+        narrow = len(x) > x.shape[1]
+        gram = x.T @ x if narrow else x @ x.T
         if not bool(gram.isfinite().all()):  # a NaN, which who adds up the columns will speak of
             self.rows = self.rows[: self.rank]
             return
@@ -165,8 +169,12 @@ class LowRank:
             cut = torch.zeros_like(cut)
         kept = values[: self.rank] - cut
         kept = kept[kept > 1e-14 * values[0]]
-        turned = vectors[:, : len(kept)].T @ x
-        self.rows = ((kept / values[: len(kept)]).sqrt().unsqueeze(1) * turned).to(self.dtype)
+        turned = vectors[:, : len(kept)].T
+        turned = (
+            turned * kept.sqrt().unsqueeze(1) if narrow else turned @ x * (kept / values[: len(kept)]).sqrt()[:, None]
+        )
+        turned[:, self.variances == 0] = 0.0  # an input that no column used, to the last bit
+        self.rows = turned.to(self.dtype).contiguous()
         self.error += float(cut)
 
 

@@ -249,12 +249,12 @@ def of_authors(problem: unlearning.Problem, seed: int) -> Subject:
 
 NETWORKS: dict[str, Callable[[int], Subject]] = {
     "digits": of_digits,
-    "vit": lambda seed: of_images(compensated.of_vit(seed), transformer.SHAPES.rcond, (0, 2, 4, 6)),
+    "vit": lambda seed: of_images(compensated.of_vit(seed), transformer.SHAPES.rcond, (0, 4)),
 }
 
 # The Llamas' strengths are chosen on the rehearsal, nine tries for every keeper: λ, and α around what chapter 13 tried.
 TRIES = tuple((lam, alpha * by) for lam, alpha in ((1.0, 4.0), (3.0, 9.0), (10.0, 23.0)) for by in (0.5, 1.0, 2.0))
-ENTRANTS = (("whole", 1.0), ("sketch", 0.5), ("sketch", 0.2), *((k, TENTH) for k in ("sketch", *CONTROLS)))
+ENTRANTS = (("whole", 1.0), ("sketch", 0.5), *((k, TENTH) for k in ("sketch", "columns", "directions")))
 
 
 def choice(problem: unlearning.Problem, keeper: str, share: float) -> list[Row]:
