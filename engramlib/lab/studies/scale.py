@@ -26,7 +26,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -38,13 +37,12 @@ import torch
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib import distributed, language
+from engramlib import language
 from engramlib._products import as_tensor
-from engramlib.lab import models
 from engramlib.lab.data import digits
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
-from engramlib.lab.studies import compensated, forgetting, mlp, pretrained, recording, transformer
+from engramlib.lab.studies import compensated, divided, forgetting, mlp, pretrained, recording, transformer
 from engramlib.lab.unlearning import text as unlearning
 from engramlib.lab.unlearning.text.engrams import LAYERS
 from engramlib.layers import find_layers
@@ -428,43 +426,7 @@ def lifted(moments: el.Moments, share: float) -> el.Moments:
 
 # ------------------------------------------------------------------------------------------------------ processes
 
-WORK = {"hidden": 256, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate": 688}
-BATCHES, TOKENS = 96, (8, 64)
-
-
-def workload(batches: int = BATCHES) -> tuple[nn.Module, list[Tensor]]:
-    """A Llama of four blocks with fresh weights, and tokens: the work that processes divide."""
-    model = models.llama(512, **WORK, context=TOKENS[1])
-    draw = torch.Generator().manual_seed(0)
-    return model, [torch.randint(4, 512, TOKENS, generator=draw) for _ in range(batches)]
-
-
-def _trunk(model: nn.Module, batch: Tensor) -> None:
-    model.model(input_ids=batch)
-
-
-def worker(folder: Path, batches: int) -> None:
-    """What one process of `processes` does, under torchrun."""
-    torch.set_num_threads(1)
-    with distributed.started(timeout=120) as number:
-        model, tokens = workload(batches)
-        how = {"layers": r".*_proj", "forward": _trunk}
-        began, cpu = time.perf_counter(), time.process_time()
-        share = list(distributed.share(tokens))
-        mine = el.collect(model, share, **how) if share else None
-        worked = time.process_time() - cpu
-        found = distributed.all_reduce(mine, timeout=120)
-        row = {
-            "process": number,
-            "batches": len(share),
-            "cpu_collect": worked,
-            "cpu_send": time.process_time() - cpu - worked,
-            "wall": time.perf_counter() - began,
-            "bytes": found.nbytes,
-        }
-        if number == 0:
-            found.save(folder / "sum.safetensors")
-        (folder / f"{number}.json").write_text(json.dumps(row), encoding="utf-8")
+BATCHES = 48
 
 
 def processes(count: int, batches: int = BATCHES, *, limit: float = 300.0) -> list[Row]:
@@ -475,7 +437,7 @@ def processes(count: int, batches: int = BATCHES, *, limit: float = 300.0) -> li
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-        command += ["-m", "engramlib.lab.studies.scale", "--worker", folder, "--batches", str(batches)]
+        command += ["-m", "engramlib.lab.studies.divided", folder, str(batches)]
         # `-m` looks where we are; a checkout may be elsewhere.
         home = str(Path(el.__file__).resolve().parents[1])
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -488,8 +450,8 @@ def processes(count: int, batches: int = BATCHES, *, limit: float = 300.0) -> li
             raise RuntimeError(f"processes: torchrun failed: {done.stderr.strip()[-2000:]}")
         found = el.Moments.load(Path(folder) / "sum.safetensors")
         rows = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
-    model, tokens = workload(batches)
-    alone = el.collect(model, tokens, layers=r".*_proj", forward=_trunk)
+    model, data = divided.workload(batches)
+    alone = el.collect(model, data)
     off = max(float((found[n] - alone[n]).abs().max() / alone[n].abs().max()) for n in alone)
     assert found.count == alone.count
     return [{"study": "processes", "processes": count, **row, "off": off} for row in rows]
@@ -504,12 +466,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = recording.parser("scale", __doc__, f"{MEMORY} (or {PROCESSES}, {PRETRAINED})")
     options.add_argument("--processes", action="store_true", help="time under torchrun with 1, 2 and 4 processes")
     options.add_argument("--pretrained", action="store_true", help="SmolLM2, the concepts of chapter 15")
-    options.add_argument("--worker", type=Path, help="one process of --processes, started by torchrun")
     options.add_argument("--batches", type=int, default=BATCHES, help="of the work of --processes")
     args = options.parse_args(argv)
-    if args.worker is not None:
-        worker(args.worker, args.batches)
-        return 0
     if args.processes:
         return _record_processes(args)
     if args.pretrained:
@@ -553,8 +511,14 @@ def _record_processes(args: Any) -> int:
         return 0
     parts = [({"processes": p, "repeat": r}, partial(rows, p, r)) for r in range(3) for p in (1, 2, 4)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    config = {"work": WORK, "batches": args.batches, "tokens": TOKENS, "cores": cores, "backend": "gloo"}
-    recording.record(PROCESSES, parts, args, config=config, seeds=[0], data={"name": "random tokens"})
+    config = {
+        "work": divided.WORK,
+        "batches": args.batches,
+        "tokens": divided.TOKENS,
+        "cores": cores,
+        "backend": "gloo",
+    }
+    recording.record(PROCESSES, parts, args, config=config, seeds=[0], data={"name": "random columns"})
     return 0
 
 
