@@ -4,7 +4,8 @@
     python -m engramlib.lab.studies scale --record --processes   # 1, 2 and 4 processes under torchrun, on this machine
     python -m engramlib.lab.studies scale --record --pretrained  # SmolLM2; downloads it once
 
-Every keeper gets the same bytes of each Σ, target and reference, and all of them keep the exact diagonal (`KEEPERS`):
+Every keeper gets the same share of the bytes of Σ⁺ and Σ⁻ together, `part` of it for the target, and all of them keep
+the exact diagonal (`KEEPERS`):
 
     whole        Σ as it is
     sketch       Frequent Directions, while the pass runs
@@ -28,7 +29,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -53,17 +54,18 @@ KEEPERS = ("sketch", "truncated", "projected", "columns", "directions", "diagona
 CONTROLS = ("columns", "directions", "diagonal")
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02)
 TENTH = 0.1
+PARTS = (0.5, 0.25, 0.15, 0.05)  # of the bytes: for the target
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A network and what is done to it. `batches(group, target)`: the data of one side. `edited(engram)`: the network
-    without it. `scores(model, group)`: (`left`, `kept`). `how`: arguments of `el.collect` for all passes.
+    """A network and what is done to it. `batches(group, target)`: the data of one side. `scores(model, group, split)`:
+    (`left`, `kept`). `how`: arguments of `el.collect` for all passes.
     """
 
     model: nn.Module
     batches: Callable[[Any, bool], list]
-    scores: Callable[[nn.Module, Any], tuple[float, float]]
+    scores: Callable[[nn.Module, Any, str], tuple[float, float]]
     seed: int
     groups: tuple = (0,)
     cut: float = 1e-6
@@ -78,11 +80,12 @@ class Subject:
         return plus, minus
 
     def kept(
-        self, group: Any, keeper: str, share: float, whole: tuple[el.Moments, el.Moments]
+        self, group: Any, keeper: str, share: float, whole: tuple[el.Moments, el.Moments], part: float = 0.5
     ) -> tuple[el.Moments, el.Moments]:
-        """Both as a keeper has them."""
-        found = []
+        """Both as a keeper has them, with `share` of the bytes of both, `part` of it for the target."""
+        found, both = [], share
         for side, full in zip((True, False), whole, strict=True):
+            share = 2 * both * (part if side else 1 - part)
             draw = torch.Generator().manual_seed(1000 * self.seed + 2 * list(self.groups).index(group) + side)
             if keeper == "whole":
                 found.append(full)
@@ -100,7 +103,7 @@ class Subject:
 
     def measure(self, plus: el.Moments, minus: el.Moments, group: Any) -> tuple[float, float]:
         """(`left`, `kept`) after the edit."""
-        return self.scores(el.ablate(self.model, self.engram(plus, minus), self.alpha), group)
+        return self.scores(el.ablate(self.model, self.engram(plus, minus), self.alpha), group, "test")
 
 
 # ------------------------------------------------------------------------------------------------------- keepers
@@ -213,8 +216,8 @@ def of_images(subject: compensated.Subject, cut: float, groups: Sequence[int] | 
     def batches(group: int, target: bool) -> list[Tensor]:
         return subject.images(subject.data.train, group, others=not target)
 
-    def scores(model: nn.Module, group: int) -> tuple[float, float]:
-        found = subject.accuracy(model, "test")
+    def scores(model: nn.Module, group: int, split: str) -> tuple[float, float]:
+        found = subject.accuracy(model, split)
         return float(found[group]), float(found[torch.arange(len(found)) != group].mean())
 
     chosen = tuple(range(len(subject.groups)) if groups is None else groups)
@@ -242,7 +245,7 @@ def of_authors(problem: unlearning.Problem, seed: int) -> Subject:
         "forward": forward,
     }
     edit: dict[str, Any] = {"weighted": True, "cut": problem.rcond}
-    return Subject(problem.model, batches, lambda model, group: problem.accuracies(model), seed, how=how, **edit)
+    return Subject(problem.model, batches, lambda model, *_: problem.accuracies(model), seed, how=how, **edit)
 
 
 NETWORKS: dict[str, Callable[[int], Subject]] = {
@@ -250,38 +253,43 @@ NETWORKS: dict[str, Callable[[int], Subject]] = {
     "vit": lambda seed: of_images(compensated.of_vit(seed), transformer.SHAPES.rcond, (0, 4)),
 }
 
-# The Llamas' strengths are chosen on the rehearsal, nine tries for every keeper: λ, and α around what chapter 13 tried.
-TRIES = tuple((lam, alpha * by) for lam, alpha in ((1.0, 4.0), (3.0, 9.0), (10.0, 23.0)) for by in (0.5, 1.0, 2.0))
-ENTRANTS = (("whole", 1.0), ("sketch", 0.5), *((k, TENTH) for k in ("sketch", "columns", "directions")))
+# The Llamas' strengths are chosen on the rehearsal, nine tries for every keeper, at chapter 13's λ, up to its α.
+TRIES = tuple(round(23.0 * by, 2) for by in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0))
+LAM = 10.0
+ENTRANTS = (
+    ("whole", 1.0, 0.5),
+    *(("sketch", share, 0.5) for share in (0.5, 0.2, TENTH)),
+    ("sketch", TENTH, 0.15),
+    ("columns", TENTH, 0.5),
+    ("directions", TENTH, 0.5),
+)
 
 
-def choice(problem: unlearning.Problem, keeper: str, share: float) -> list[Row]:
+def choice(problem: unlearning.Problem, keeper: str, share: float, part: float) -> list[Row]:
     """Rows of the study "choice": nine tries on the rehearsal of seed 0. `chosen`: of those that leave at most a tenth
     of the answers, the one that keeps most; else the one that leaves least."""
-    subject = of_authors(problem, 0)
-    moments = subject.kept(0, keeper, share, subject.whole(0))
+    subject = replace(of_authors(problem, 0), lam=LAM)
+    engram = subject.engram(*subject.kept(0, keeper, share, subject.whole(0), part))
     rows: list[Row] = []
-    for lam, alpha in TRIES:
-        if not rows or rows[-1]["lam"] != lam:
-            engram = replace(subject, lam=lam).engram(*moments)
+    for alpha in TRIES:
         left, kept = problem.accuracies(el.ablate(problem.model, engram, alpha))
-        facts = {"study": "choice", "network": "authors", "keeper": keeper, "share": share, "lam": lam, "alpha": alpha}
-        rows.append({**facts, "left": left, "kept": kept, "chosen": False})
+        facts = {"study": "choice", "network": "authors", "keeper": keeper, "share": share, "part": part}
+        rows.append({**facts, "alpha": alpha, "left": left, "kept": kept, "chosen": False})
     enough = [row for row in rows if row["left"] <= compensated.LEFT]
     best = max(enough, key=lambda row: row["kept"]) if enough else min(rows, key=lambda row: row["left"])
     best["chosen"] = True
     return rows
 
 
-def applied(problem: unlearning.Problem, seed: int, keeper: str, share: float, chosen: Row) -> list[Row]:
+def applied(problem: unlearning.Problem, seed: int, keeper: str, share: float, part: float, chosen: Row) -> list[Row]:
     """The row of the study "memory" for the authors of one seed, with what the rehearsal chose for this keeper."""
-    subject = replace(of_authors(problem, seed), lam=chosen["lam"], alpha=chosen["alpha"])
+    subject = replace(of_authors(problem, seed), lam=LAM, alpha=chosen["alpha"])
     whole = subject.whole(0)
-    plus, minus = subject.kept(0, keeper, share, whole)
+    plus, minus = subject.kept(0, keeper, share, whole, part)
     left, kept = subject.measure(plus, minus, 0)
     size = sum(m.nbytes for m in (plus, minus)) / sum(m.nbytes for m in whole)
-    facts = {"study": "memory", "network": "authors", "seed": seed, "group": 0, "keeper": keeper, "share": share}
-    return [{**facts, "bytes": size, "left": left, "kept": kept, "apart": None}]
+    facts = {"study": "memory", "network": "authors", "seed": seed, "group": 0, "split": "test", "keeper": keeper}
+    return [{**facts, "share": share, "part": part, "bytes": size, "left": left, "kept": kept, "apart": None}]
 
 
 def memory(
@@ -291,6 +299,8 @@ def memory(
     shares: Sequence[float] = SHARES,
     keepers: Sequence[str] = KEEPERS,
     others: Sequence[float] | None = None,
+    parts: Sequence[float] = (0.5,),
+    splits: Sequence[str] = ("test",),
 ) -> list[Row]:
     """Rows of the study "memory". `shares`: of the sketch; `others`: of the other keepers, None = the same.
 
@@ -303,113 +313,135 @@ def memory(
         engram = subject.engram(*whole)
         facts = {"study": "memory", "network": network, "seed": subject.seed, "group": group}
         wanted = [(k, s) for k in keepers for s in (shares if k == "sketch" or others is None else others)]
-        for keeper, share in [("whole", 1.0), *wanted]:
-            plus, minus = subject.kept(group, keeper, share, whole)
+        for keeper, share, part in [("whole", 1.0, 0.5), *((k, s, p) for k, s in wanted for p in parts)]:
+            plus, minus = subject.kept(group, keeper, share, whole, part)
             found = subject.engram(plus, minus)
-            left, kept = subject.scores(el.ablate(subject.model, found, subject.alpha), group)
-            rows.append(
-                {
-                    **facts,
-                    "keeper": keeper,
-                    "share": share,
-                    "bytes": sum(m.nbytes for m in (plus, minus)) / size,
-                    "left": left,
-                    "kept": kept,
-                    "apart": (found - engram).norm() / engram.norm(),
-                }
-            )
+            model = el.ablate(subject.model, found, subject.alpha)
+            for split in splits:
+                left, kept = subject.scores(model, group, split)
+                rows.append(
+                    {
+                        **facts,
+                        "split": split,
+                        "keeper": keeper,
+                        "share": share,
+                        "part": part,
+                        "bytes": sum(m.nbytes for m in (plus, minus)) / size,
+                        "left": left,
+                        "kept": kept,
+                        "apart": (found - engram).norm() / engram.norm(),
+                    }
+                )
     return rows
 
 
-def per_seed(rows: Iterable[Row], keeper: str, share: float, key: str, network: str | None = None) -> list[float]:
+def per_seed(
+    rows: Iterable[Row],
+    keeper: str,
+    share: float,
+    key: str,
+    network: str | None = None,
+    part: float = 0.5,
+    split: str = "test",
+) -> list[float]:
     """One number a seed: the mean over groups of `key`; of "differs", of the larger of the two differences to the whole
     moments' outcome, `left` and `kept`, each averaged over groups first."""
-    wanted = {"study": "memory"} | ({} if network is None else {"network": network})
-    own: dict[int, dict[str, list[float]]] = {}
-    base: dict[int, dict[str, list[float]]] = {}
-    for row in runs.select(rows, wanted):
-        for kept, is_mine in (
-            (own, row["keeper"] == keeper and (keeper == "whole" or row["share"] == share)),
-            (base, row["keeper"] == "whole"),
-        ):
-            if is_mine:
-                for name in ("left", "kept", "bytes", "apart"):  # of the Llamas each keeper has its own strength
-                    kept.setdefault(row["seed"], {}).setdefault(name, []).append(row[name])
+    wanted = {"study": "memory", "split": split} | ({} if network is None else {"network": network})
+    own = {"keeper": keeper} | ({} if keeper == "whole" else {"share": share, "part": part})
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for which, asked in (("own", own), ("whole", {"keeper": "whole"})):
+        seeds: dict[int, list[Row]] = {}
+        for row in runs.select(rows, wanted | asked):
+            seeds.setdefault(row["seed"], []).append(row)
+        names = ("left", "kept", *(() if key in ("left", "kept", "differs") else (key,)))
+        found[which] = {s: {n: fmean(r[n] for r in here) for n in names} for s, here in sorted(seeds.items())}
     if key != "differs":
-        return [fmean(own[seed][key]) for seed in sorted(own)]
-    return [max(abs(fmean(own[seed][k]) - fmean(base[seed][k])) for k in ("left", "kept")) for seed in sorted(own)]
+        return [each[key] for each in found["own"].values()]
+    return [max(abs(each[k] - found["whole"][s][k]) for k in ("left", "kept")) for s, each in found["own"].items()]
+
+
+def chosen_part(rows: Sequence[Row], networks: Sequence[str]) -> float:
+    """The target's part of a tenth that differs least on validation images: the worst network, mean over seeds."""
+
+    def worst(part: float) -> float:
+        return max(fmean(per_seed(rows, "sketch", TENTH, "differs", n, part, "val")) for n in networks)
+
+    return min(PARTS, key=worst)
 
 
 # ----------------------------------------------------------------------------------------------------- pretrained
 
 
-def of_smollm2(lm: Any, concept: str, edit: pretrained.Edit, case: pretrained.Case | None = None) -> list[Row]:
-    """Rows of the study "memory" for a pretrained model: one concept of chapter 15, the edit that was chosen there.
+class Pretrained:
+    """One concept of chapter 15 in a pretrained model, with the edit that was chosen there.
 
-    The ridge of that edit is added to whole moments and to those of rows alike. `left` and `kept` are shares of the
-    held-out facts and neighbours, `text` the mean NLL of plain text. The control of columns is drawn three times.
+    The ridge of that edit is added to whole moments and to those of rows alike.
     """
-    case = pretrained.Case(lm, concept) if case is None else case
-    sides = {True: case.forget, False: case.retain}
-    shared = {"shift": True, "batch_size": 32, "layers": pretrained.PLACES[edit.place]}
 
-    def collected(side: bool, **how: Any) -> el.Moments:
-        return language.collect(lm.model, lm.tokenizer, sides[side], **shared, **how)
+    def __init__(self, lm: Any, concept: str, edit: pretrained.Edit, case: pretrained.Case | None = None) -> None:
+        self.lm, self.concept, self.edit = lm, concept, edit
+        self.case = pretrained.Case(lm, concept) if case is None else case
+        self.sides = {True: self.case.forget, False: self.case.retain}
+        self.layers = pretrained.PLACES[edit.place]
 
-    def batches(side: bool) -> list:
-        return list(language.batches(lm.tokenizer, sides[side], batch_size=32))
+    def collected(self, side: bool, **how: Any) -> el.Moments:
+        shared = {"shift": True, "batch_size": 32, "layers": self.layers}
+        return language.collect(self.lm.model, self.lm.tokenizer, self.sides[side], **shared, **how)
 
-    def forward(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
-        model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    @cached_property
+    def whole(self) -> dict[bool, el.Moments]:
+        return {side: self.collected(side) for side in self.sides}
 
-    whole = {side: collected(side) for side in sides}
-    size = sum(m.nbytes for m in whole.values())
-    how = {"layers": shared["layers"], "rows": partial(language.answer_rows, shift=True), "forward": forward}
-    first: el.Engram | None = None
-    rows = []
-    for keeper, seed in [
-        ("whole", 0),
-        ("sketch", 0),
-        *((k, s) for k in CONTROLS[:2] for s in range(3)),
-        ("diagonal", 0),
-    ]:
-        draw = torch.Generator().manual_seed(seed)
-        kept = {}
-        for side in sides:
+    def _engram(self, kept: Mapping[bool, el.Moments], white: Callable[[el.Moments, float], el.Moments]) -> el.Engram:
+        minus = white(kept[False], self.edit.white)
+        return el.extract(self.lm.model, kept[True], minus, specificity=self.edit.specificity, rcond=self.edit.cut)
+
+    @cached_property
+    def engram(self) -> el.Engram:
+        return self._engram(self.whole, pretrained.whitened)
+
+    def rows(self, keeper: str, part: float, seed: int) -> list[Row]:
+        """A row of the study "memory": `left` and `kept` are shares of the held-out facts and neighbours, `text_nll` is
+        the mean NLL of plain text."""
+        draw, kept = torch.Generator().manual_seed(seed), {}
+        for side, full in self.whole.items():
+            share = 2 * TENTH * (part if side else 1 - part)
             if keeper == "whole":
-                kept[side] = whole[side]
+                kept[side] = full
             elif keeper == "sketch":
-                kept[side] = collected(side, rank=TENTH)
+                kept[side] = self.collected(side, rank=share)
             elif keeper == "columns":
-                kept[side] = sampled(lm.model, batches(side), TENTH, draw, **how)
+                batches = list(language.batches(self.lm.tokenizer, self.sides[side], batch_size=32))
+                how = {"layers": self.layers, "rows": partial(language.answer_rows, shift=True), "forward": _base}
+                kept[side] = sampled(self.lm.model, batches, share, draw, **how)
             else:
-                kept[side] = reduced(whole[side], keeper, TENTH, draw)
-        minus = pretrained.whitened(kept[False], edit.white) if keeper == "whole" else lifted(kept[False], edit.white)
-        engram = el.extract(lm.model, kept[True], minus, specificity=edit.specificity, rcond=edit.cut)
-        first = engram if first is None else first
-        change = edit.alpha * pretrained.strengthened(engram, edit)
-        found = case.after(change, "held_out", ("target", "near", "text"))
-        rows.append(
+                kept[side] = reduced(full, keeper, share, draw)
+        engram = self.engram if keeper == "whole" else self._engram(kept, lifted)
+        change = self.edit.alpha * pretrained.strengthened(engram, self.edit)
+        found = self.case.after(change, "held_out", ("target", "near", "text"))
+        facts = {"study": "memory", "network": "smollm2", "concept": self.concept, "seed": seed, "group": 0}
+        return [
             {
-                "study": "memory",
-                "network": "smollm2",
-                "concept": concept,
-                "seed": seed,
-                "group": 0,
+                **facts,
+                "split": "held_out",
                 "keeper": keeper,
                 "share": 1.0 if keeper == "whole" else TENTH,
-                "bytes": sum(m.nbytes for m in kept.values()) / size,
+                "part": part,
+                "bytes": sum(m.nbytes for m in kept.values()) / sum(m.nbytes for m in self.whole.values()),
                 "left": found["target"].share,
                 "kept": found["near"].share,
                 "left_nll": found["target"].mean,
                 "kept_nll": found["near"].mean,
                 "text_nll": found["text"].mean,
-                "apart": (engram - first).norm() / first.norm(),
+                "apart": (engram - self.engram).norm() / self.engram.norm(),
                 "n_left": len(found["target"].nll),
                 "n_kept": len(found["near"].nll),
             }
-        )
-    return rows
+        ]
+
+
+def _base(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
+    model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
 
 def lifted(moments: el.Moments, share: float) -> el.Moments:
@@ -476,30 +508,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.record:
         recording.show({"memory": memory(of_digits(0, (1, 4, 7)), network="digits", shares=(TENTH,))})
         return 0
-    config = {"shares": SHARES, "keepers": KEEPERS, "tries": TRIES, "left": compensated.LEFT}
+    config = {"shares": SHARES, "parts": PARTS, "keepers": KEEPERS, "tries": TRIES, "left": compensated.LEFT}
     recording.record(MEMORY, _networks, args, config=config, seeds=range(3), data=digits())
     return 0
 
 
 def _networks(recorder: runs.Recorder) -> Iterator[recording.Part]:
     def rows(network: str, seed: int) -> list[Row]:
-        return memory(NETWORKS[network](seed), network=network, others=(TENTH,))
+        how: dict[str, Any] = {"others": (TENTH,), "parts": PARTS, "splits": ("val", "test")}
+        return memory(NETWORKS[network](seed), network=network, **how)
 
     for network in NETWORKS:
         for seed in range(3):
             yield {"network": network, "seed": seed}, partial(rows, network, seed)
     case = cache(partial(forgetting.case, "authors"))
 
-    def apply(seed: int, keeper: str, share: float) -> list[Row]:
-        wanted = {"study": "choice", "keeper": keeper, "share": share, "chosen": True}
-        (best,) = runs.select(recorder.rows, wanted)
-        return applied(case(seed).problem(), seed, keeper, share, best)
+    def rehearse(entrant: tuple[str, float, float]) -> list[Row]:
+        return choice(case(0).problem(rehearsal=True), *entrant)
 
-    for keeper, share in ENTRANTS:
-        facts = {"network": "authors", "keeper": keeper, "share": share}
-        yield {**facts, "role": "rehearsal"}, lambda k=keeper, s=share: choice(case(0).problem(rehearsal=True), k, s)
+    def apply(seed: int, entrant: tuple[str, float, float]) -> list[Row]:
+        wanted = dict(zip(("keeper", "share", "part"), entrant, strict=True))
+        (best,) = runs.select(recorder.rows, {"study": "choice", **wanted, "chosen": True})
+        return applied(case(seed).problem(), seed, *entrant, best)
+
+    for entrant in ENTRANTS:
+        facts = {"network": "authors", **dict(zip(("keeper", "share", "part"), entrant, strict=True))}
+        yield {**facts, "role": "rehearsal"}, partial(rehearse, entrant)
         for seed in range(3):
-            yield {**facts, "role": "forget10", "seed": seed}, partial(apply, seed, keeper, share)
+            yield {**facts, "role": "forget10", "seed": seed}, partial(apply, seed, entrant)
 
 
 def _record_processes(args: Any) -> int:
@@ -530,15 +566,18 @@ def _record_pretrained(args: Any) -> int:
     lm = lm._replace(model=lm.model.to(recording.device()))
     chosen = runs.load(pretrained.CONCEPTS).rows
 
-    def rows(concept: str) -> list[Row]:
-        return of_smollm2(lm, concept, pretrained.chosen(chosen, concept))
+    asked = [("whole", 0.5, 0), ("sketch", 0.15, 0), ("sketch", 0.5, 0)]
+    asked += [(keeper, 0.15, seed) for keeper in ("columns", "directions") for seed in range(3)]
 
     def parts() -> Iterator[recording.Part]:
         for concept in pretrained.RECORDED[:3]:
-            yield {"concept": concept}, partial(rows, concept)
+            made = cache(lambda concept=concept: Pretrained(lm, concept, pretrained.chosen(chosen, concept)))
+            for keeper, part, seed in asked:
+                facts = {"concept": concept, "keeper": keeper, "part": part, "seed": seed}
+                yield facts, lambda k=keeper, p=part, s=seed, made=made: made().rows(k, p, s)
 
     if not args.record:
-        recording.show({"memory": rows(pretrained.RECORDED[0])})
+        recording.show({"memory": next(parts())[1]()})
         return 0
     config = {"model": lm.label, "weights": zoo.fingerprint(lm.model), "share": TENTH}
     data = {"name": "facts of the world", "fingerprint": world.fingerprint()}

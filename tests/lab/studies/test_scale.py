@@ -48,6 +48,13 @@ def test_every_keeper_has_the_same_bytes_and_the_exact_diagonal(subject, keeper)
             assert found.nbytes == pytest.approx(mine.nbytes, rel=0.02)
 
 
+def test_the_bytes_go_to_the_side_that_they_are_given(subject):
+    whole = subject.whole(3)
+    sizes = {p: [m.nbytes for m in subject.kept(3, "sketch", 0.2, whole, p)] for p in (0.5, 0.15)}
+    assert sum(sizes[0.15]) == pytest.approx(sum(sizes[0.5]), rel=0.05)
+    assert sizes[0.15][1] > 1.5 * sizes[0.5][1] and sizes[0.15][0] < 0.5 * sizes[0.5][0]
+
+
 def test_sampled_columns_are_columns_and_stand_for_all(subject):
     batches = subject.batches(3, True)
     draw = torch.Generator().manual_seed(0)
@@ -73,12 +80,12 @@ def test_on_a_convolution_sampled_columns_are_patches():
 
 def test_rows_of_a_network(subject):
     rows = study.memory(subject, network="digits", shares=(0.5, 0.1), keepers=("sketch", "columns"), others=(0.1,))
-    asked = {(r["keeper"], r["share"]) for r in rows}
-    assert asked == {("whole", 1.0), ("sketch", 0.5), ("sketch", 0.1), ("columns", 0.1)}
+    asked = {(r["keeper"], r["share"], r["part"]) for r in rows}
+    assert asked == {("whole", 1.0, 0.5), ("sketch", 0.5, 0.5), ("sketch", 0.1, 0.5), ("columns", 0.1, 0.5)}
     assert len(rows) == 2 * 4 and {r["group"] for r in rows} == {3, 8}
     whole = [r for r in rows if r["keeper"] == "whole"]
     engram = el.extract(subject.model, *subject.whole(3), rcond=subject.cut)
-    left, kept = subject.scores(el.ablate(subject.model, engram), 3)
+    left, kept = subject.scores(el.ablate(subject.model, engram), 3, "test")
     assert whole[0]["left"] == left and whole[0]["kept"] == kept and whole[0]["apart"] == 0
     assert study.per_seed(rows, "whole", 1.0, "differs") == [0.0]
     means = {k: sum(r[k] for r in rows if r["keeper"] == "columns") / 2 for k in ("left", "kept")}
@@ -96,13 +103,13 @@ def test_the_pretrained_part_runs_on_a_small_model():
     sets = world.sets("Paris")
     items = [item for part in sets.values() for split in part.values() for item in split]
     tokenizer = models.word_tokenizer([i if isinstance(i, str) else "".join(i) for i in items])
-    model = models.llama(len(tokenizer), hidden=32, layers=2, heads=2, kv_heads=1, intermediate=48, tied=True)
+    model = models.llama(len(tokenizer), hidden=64, layers=2, heads=2, kv_heads=1, intermediate=48, tied=True)
     before = {n: p.clone() for n, p in model.named_parameters()}
     lm = zoo.LanguageModel(model, tokenizer, "a small one")
-    case = pretrained.Case(lm, "Paris", known=False, near=10, rest=5)
-    rows = study.of_smollm2(lm, "Paris", pretrained.Edit(), case=case)
-    assert [r["keeper"] for r in rows] == ["whole", "sketch", *["columns"] * 3, *["directions"] * 3, "diagonal"]
-    assert rows[0]["apart"] == 0 and rows[0]["bytes"] == 1 and rows[1]["bytes"] < 0.11 and rows[1]["apart"] > 0
+    made = study.Pretrained(lm, "Paris", pretrained.Edit(), pretrained.Case(lm, "Paris", known=False, near=10, rest=5))
+    rows = [made.rows(k, 0.15, 0)[0] for k in ("whole", "sketch", "columns", "directions", "diagonal")]
+    assert rows[0]["apart"] == 0 and rows[0]["bytes"] == 1
+    assert all(r["bytes"] < 0.11 and r["apart"] > 0 for r in rows[1:])
     assert all(r["n_left"] and r["n_kept"] and r["text_nll"] > 0 for r in rows)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
@@ -116,7 +123,7 @@ def test_the_recording_chooses_on_the_rehearsal_and_resumes(monkeypatch, tmp_pat
 
         def accuracies(self, model):
             asked.append(self.name)
-            return subject.scores(model, 3)
+            return subject.scores(model, 3, "test")
 
     class Case:
         def __init__(self, seed):
@@ -133,13 +140,14 @@ def test_the_recording_chooses_on_the_rehearsal_and_resumes(monkeypatch, tmp_pat
             seed=seed,
             groups=(0,),
             batches=lambda group, target: subject.batches(3, target),
-            scores=lambda model, group: problem.accuracies(model),
+            scores=lambda model, *_: problem.accuracies(model),
         )
 
     monkeypatch.setattr(study, "of_authors", authors)
     monkeypatch.setattr(study.forgetting, "case", lambda name, seed: Case(seed))
     monkeypatch.setattr(study, "NETWORKS", {"digits": lambda seed: replace(subject, seed=seed)})
     monkeypatch.setattr(study, "SHARES", (0.5, 0.1))
+    monkeypatch.setattr(study, "PARTS", (0.5, 0.15))
     monkeypatch.setattr(study, "TRIES", study.TRIES[2:4])
     monkeypatch.setattr(study, "ENTRANTS", study.ENTRANTS[:3])
     monkeypatch.setattr(runs, "_folder", lambda given: tmp_path)
@@ -149,11 +157,13 @@ def test_the_recording_chooses_on_the_rehearsal_and_resumes(monkeypatch, tmp_pat
     assert len(choices) == len(study.ENTRANTS) * len(study.TRIES)
     assert sum(r["chosen"] for r in choices) == len(study.ENTRANTS)
     authors = run.where(study="memory", network="authors")
-    assert {(r["keeper"], r["share"], r["seed"]) for r in authors} == {
+    assert {(r["keeper"], r["share"], r["part"], r["seed"]) for r in authors} == {
         (*e, s) for e in study.ENTRANTS for s in range(3)
     }
     assert asked.count("rehearsal") == len(choices) and asked.count("forget2") == len(study.ENTRANTS)
-    assert len(study.per_seed(run.rows, "sketch", 0.1, "differs", "authors")) == 3
+    assert len(study.per_seed(run.rows, "sketch", 0.2, "differs", "authors")) == 3
+    by = {p: study.per_seed(run.rows, "sketch", 0.1, "differs", "digits", p, "val") for p in (0.5, 0.15)}
+    assert study.chosen_part(run.rows, ["digits"]) == min(by, key=lambda p: sum(by[p]))
 
 
 # -------------------------------------------------------------------------------------------------- under torchrun
