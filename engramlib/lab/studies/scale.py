@@ -52,6 +52,7 @@ from engramlib.running import run, to_device
 
 KEEPERS = ("sketch", "truncated", "projected", "columns", "directions", "diagonal")
 CONTROLS = ("columns", "directions", "diagonal")
+SIDES = ("sketched target", "sketched reference")  # the other side is whole: which of the two matters?
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02)
 TENTH = 0.1
 PARTS = (0.5, 0.25, 0.15, 0.05)  # of the bytes: for the target
@@ -87,9 +88,9 @@ class Subject:
         for side, full in zip((True, False), whole, strict=True):
             share = 2 * both * (part if side else 1 - part)
             draw = torch.Generator().manual_seed(1000 * self.seed + 2 * list(self.groups).index(group) + side)
-            if keeper == "whole":
+            if keeper == "whole" or keeper == SIDES[side]:
                 found.append(full)
-            elif keeper == "sketch":
+            elif keeper == "sketch" or keeper in SIDES:
                 found.append(el.collect(self.model, self.batches(group, side), rank=share, **self.how))
             elif keeper == "columns":
                 found.append(sampled(self.model, self.batches(group, side), share, draw, **self.how))
@@ -313,7 +314,8 @@ def memory(
         engram = subject.engram(*whole)
         facts = {"study": "memory", "network": network, "seed": subject.seed, "group": group}
         wanted = [(k, s) for k in keepers for s in (shares if k == "sketch" or others is None else others)]
-        for keeper, share, part in [("whole", 1.0, 0.5), *((k, s, p) for k, s in wanted for p in parts)]:
+        asked = [(k, s, p) for k, s in wanted for p in (parts if k not in SIDES else (0.5,))]
+        for keeper, share, part in [("whole", 1.0, 0.5), *asked]:
             plus, minus = subject.kept(group, keeper, share, whole, part)
             found = subject.engram(plus, minus)
             model = el.ablate(subject.model, found, subject.alpha)
@@ -516,6 +518,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _networks(recorder: runs.Recorder) -> Iterator[recording.Part]:
     def rows(network: str, seed: int) -> list[Row]:
         how: dict[str, Any] = {"others": (TENTH,), "parts": PARTS, "splits": ("val", "test")}
+        how["keepers"] = (*KEEPERS, *SIDES)
         return memory(NETWORKS[network](seed), network=network, **how)
 
     for network in NETWORKS:

@@ -55,6 +55,13 @@ def test_the_bytes_go_to_the_side_that_they_are_given(subject):
     assert sizes[0.15][1] > 1.5 * sizes[0.5][1] and sizes[0.15][0] < 0.5 * sizes[0.5][0]
 
 
+def test_one_side_alone_is_sketched(subject):
+    whole = subject.whole(3)
+    for keeper, untouched in (("sketched target", 1), ("sketched reference", 0)):
+        kept = subject.kept(3, keeper, 0.2, whole)
+        assert kept[untouched] is whole[untouched] and kept[1 - untouched].nbytes < 0.3 * whole[1 - untouched].nbytes
+
+
 def test_sampled_columns_are_columns_and_stand_for_all(subject):
     batches = subject.batches(3, True)
     draw = torch.Generator().manual_seed(0)
