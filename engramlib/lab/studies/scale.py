@@ -346,8 +346,11 @@ def per_seed(
     part: float = 0.5,
     split: str = "test",
 ) -> list[float]:
-    """One number a seed: the mean over groups of `key`; of "differs", of the larger of the two differences to the whole
-    moments' outcome, `left` and `kept`, each averaged over groups first."""
+    """One number a seed: the mean over groups of `key`.
+
+    "differs": the larger of the two differences to the whole moments' outcome, `left` and `kept`, each averaged over
+    groups first; "worse": the same, where it is for the worse (more left, less kept): negative is a gain on both sides.
+    """
     wanted = {"study": "memory", "split": split} | ({} if network is None else {"network": network})
     own = {"keeper": keeper} | ({} if keeper == "whole" else {"share": share, "part": part})
     found: dict[str, dict[int, dict[str, float]]] = {}
@@ -355,11 +358,13 @@ def per_seed(
         seeds: dict[int, list[Row]] = {}
         for row in runs.select(rows, wanted | asked):
             seeds.setdefault(row["seed"], []).append(row)
-        names = ("left", "kept", *(() if key in ("left", "kept", "differs") else (key,)))
+        names = ("left", "kept", *(() if key in ("left", "kept", "differs", "worse") else (key,)))
         found[which] = {s: {n: fmean(r[n] for r in here) for n in names} for s, here in sorted(seeds.items())}
-    if key != "differs":
+    if key not in ("differs", "worse"):
         return [each[key] for each in found["own"].values()]
-    return [max(abs(each[k] - found["whole"][s][k]) for k in ("left", "kept")) for s, each in found["own"].items()]
+    base = found["whole"]
+    more = [(o["left"] - base[s]["left"], base[s]["kept"] - o["kept"]) for s, o in found["own"].items()]
+    return [max(map(abs, pair)) if key == "differs" else max(pair) for pair in more]
 
 
 def chosen_part(rows: Sequence[Row], networks: Sequence[str]) -> float:

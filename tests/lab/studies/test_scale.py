@@ -100,6 +100,8 @@ def test_rows_of_a_network(subject):
     assert study.per_seed(rows, "columns", 0.1, "differs") == [
         pytest.approx(max(abs(means[k] - base[k]) for k in means))
     ]
+    worse = max(means["left"] - base["left"], base["kept"] - means["kept"])
+    assert study.per_seed(rows, "columns", 0.1, "worse") == [pytest.approx(worse)]
     assert all(r["bytes"] < 0.11 for r in rows if r["share"] == 0.1)
 
 
