@@ -5,7 +5,7 @@
 The book that goes with it derives, runs and doubts every step; each function says which chapter teaches it.
 """
 
-from engramlib import analysis, discover, language, spectral
+from engramlib import analysis, discover, distributed, language, spectral
 from engramlib.analysis import extract_filtered, random_engram, score_criteria
 from engramlib.collecting import collect, collect_by_concept
 from engramlib.compensated import erase
@@ -46,6 +46,8 @@ __all__ = [
     "language",
     # concepts without labels
     "discover",
+    # many processes
+    "distributed",
     # is it a memory?
     "score_criteria",
     "random_engram",

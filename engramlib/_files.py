@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-FORMAT_VERSION = 2  # 2: moments say what they are of
-READS = ("1", "2")
+FORMAT_VERSION = 3  # 2: moments say what they are of; 3: halves, and rows of low rank, as they are kept
+READS = ("1", "2", "3")
 
 
 def save(path: str | os.PathLike[str], kind: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -48,8 +49,8 @@ def save(path: str | os.PathLike[str], kind: str, tensors: dict[str, Tensor], he
         raise
 
 
-def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save` wrote, as copies: tensors of safetensors are the file itself, mapped into memory.
+def load(path: str | os.PathLike[str], kind: str, mapped: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save` wrote, as copies: tensors of safetensors are the file itself, ``mapped`` into memory.
 
     Raises ``FileNotFoundError``, ``PermissionError``, or ``ValueError`` for a damaged or foreign file.
     """
@@ -67,7 +68,9 @@ def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
             metadata = file.metadata() or {}
             found, version = metadata.get("kind", "something else"), metadata.get("version")
             if found == kind and version in READS:
-                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118, it is no dict
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+                if not mapped:
+                    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
         if found == kind and version in READS:
             header = json.loads(metadata["header"], object_pairs_hook=_once)
             if not isinstance(header, dict):
@@ -78,6 +81,22 @@ def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
     if found != kind:
         raise ValueError(f"{path} holds {found!r}, not {kind!r}")
     raise ValueError(f"{path} has format version {version}, this engramlib reads {' and '.join(READS)}")
+
+
+def on_disk(folder: str | os.PathLike[str], length: int, dtype: torch.dtype) -> Tensor:
+    """``length`` zeros that live in a nameless file of ``folder``: what is not in use need not stay in memory.
+
+    Raises ``OSError`` where there is no such folder or not enough room. The file goes with the tensor.
+    """
+    handle, path = tempfile.mkstemp(dir=folder, prefix=".engramlib.")
+    try:
+        if hasattr(os, "posix_fallocate"):  # room now, or an error: a full disk would later kill the process
+            os.posix_fallocate(handle, 0, max(1, length * dtype.itemsize))
+        return torch.from_file(path, shared=True, size=length, dtype=dtype)
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):  # where a mapped file cannot go, it stays until somebody clears the folder
+            os.unlink(path)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from engramlib._files import on_disk
+from engramlib.lowrank import LowRank, rows_for
+
 # Σ is symmetric: only blocks of rows on and right of the diagonal are multiplied and kept, which halves the work of a
 # full product, and the memory. A Σ with fewer inputs than that is one tensor, as everything with groups is.
 BLOCK = {"cpu": 128, "cuda": 1024}
@@ -70,17 +73,22 @@ class Half:
         return self.like(self.flat.clone())
 
 
-Symmetric: TypeAlias = "Tensor | Half"
+Symmetric: TypeAlias = "Tensor | Half | LowRank"
 
 
 def as_tensor(sigma: Symmetric) -> Tensor:
     """Σ as one (d, d) matrix."""
-    return sigma.whole() if isinstance(sigma, Half) else sigma
+    return sigma.whole() if isinstance(sigma, (Half, LowRank)) else sigma
 
 
-def entries(sigma: Symmetric) -> Tensor:
+def entries(sigma: Tensor | Half) -> Tensor:
     """What is in memory of Σ."""
     return sigma.flat if isinstance(sigma, Half) else sigma
+
+
+def nbytes(sigma: Symmetric) -> int:
+    """How much that is."""
+    return sigma.nbytes if isinstance(sigma, LowRank) else entries(sigma).nbytes
 
 
 def resolved(sigma: Symmetric) -> float:
@@ -89,7 +97,16 @@ def resolved(sigma: Symmetric) -> float:
 
 
 def joined(a: Symmetric, b: Symmetric, sign: float = 1) -> Symmetric:
-    """a + b, a − b, or a and a multiple of b; half if both are; on the device of a."""
+    """a + b, a − b, or a and a multiple of b; half or low rank if both are; on the device of a."""
+    if isinstance(a, LowRank) or isinstance(b, LowRank):
+        if sign < 0:
+            raise ValueError(
+                "moments of low rank add, but what the rows left out cannot be subtracted: collect target and reference"
+                " apart, each with rank=, instead of total - part"
+            )
+        if isinstance(a, LowRank) and isinstance(b, LowRank) and sign == 1:
+            return a.joined(b)
+        return as_tensor(a) + sign * as_tensor(b).to(a.device)
     b = b.to(a.device)
     if isinstance(a, Half) and isinstance(b, Half) and a.block == b.block:
         result = a.like(torch.add(a.flat, b.flat, alpha=sign), is_gram=b.is_gram and sign > 0)
@@ -100,10 +117,11 @@ def joined(a: Symmetric, b: Symmetric, sign: float = 1) -> Symmetric:
 
 def total(parts: Iterable[Symmetric]) -> Tensor:
     """The sum of some Σ as one (d, d) matrix in float64, on the device of the first."""
-    first, *rest = parts
+    known: Iterable[Tensor | Half] = (part.whole() if isinstance(part, LowRank) else part for part in parts)
+    first, *rest = known
     if isinstance(first, Half) and not rest:
         return first.whole(torch.float64)
-    result = first.to(torch.float64) if first.dtype != torch.float64 else first.clone()
+    result: Symmetric = first.to(torch.float64) if first.dtype != torch.float64 else first.clone()
     for part in rest:
         if isinstance(result, Half) and isinstance(part, Half) and result.block == part.block:
             result.flat += part.flat.to(result.device)
@@ -120,10 +138,22 @@ def works_at(x: Tensor, sigma: Symmetric) -> torch.device:
     return sigma.device if x.device.type == "mps" else x.device
 
 
-def zeros(width: int, groups: int | None, dtype: torch.dtype, device: torch.device) -> Symmetric:
-    """An empty sum."""
+def zeros(
+    width: int,
+    groups: int | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    rank: int | float | None = None,
+    folder: str | None = None,
+    exact: bool = False,
+) -> Symmetric:
+    """An empty sum; of ``rank`` rows where that is less, or in a file of ``folder`` (on the CPU)."""
+    if rank is not None and groups is None and (rows := rows_for(rank, width)) is not None:
+        return LowRank(width, rows, torch.float64 if exact else torch.float32, device)
     if groups is None and width > (block := BLOCK.get(device.type, 512)):
         length = sum((min(s + block, width) - s) * (width - s) for s in range(0, width, block))
+        if folder is not None:
+            return Half(on_disk(folder, length, dtype), width, block)
         return Half(torch.zeros(length, dtype=dtype, device=device), width, block)
     return torch.zeros((width, width) if groups is None else (groups, width, width), dtype=dtype, device=device)
 
@@ -133,6 +163,9 @@ def add_outer(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool = F
 
     ``exact``: products are made in the precision of the sums whatever their width.
     """
+    if isinstance(sigma, LowRank):
+        sigma.add(columns, absorbed)
+        return
     device = works_at(columns, sigma)
     part = sigma
     if device != sigma.device:
@@ -145,7 +178,7 @@ def add_outer(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool = F
             sigma.is_rounded |= part.is_rounded
 
 
-def add_product(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool = False) -> None:
+def add_product(sigma: Tensor | Half, columns: Tensor, absorbed: bool, exact: bool = False) -> None:
     if not exact and isinstance(sigma, Half) and in_float32(columns, sigma):
         for x in columns.split(ROWS):
             _add_float32(sigma, x.to(sigma.device, torch.float32), absorbed)
@@ -172,7 +205,7 @@ def add_product(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool =
         sigma.addmm_(x.T, x)
 
 
-def add_whole(sigma: Symmetric, part: Tensor) -> None:
+def add_whole(sigma: Tensor | Half, part: Tensor) -> None:
     """Σ += a symmetric matrix that was made elsewhere."""
     if isinstance(sigma, Half):
         sigma.is_rounded |= part.dtype != sigma.dtype

@@ -14,6 +14,7 @@ from engramlib._checking import check_reading
 from engramlib._examples import Examples, lead_of, watch
 from engramlib._products import Half, Symmetric, full_precision, works_at
 from engramlib.layers import Layer
+from engramlib.lowrank import LowRank
 from engramlib.moments import Identity, Moments
 
 # Columns are widened to float64 a piece at a time, so that the copy stays small beside the activations themselves.
@@ -109,12 +110,21 @@ class Recorder:
     """
 
     def __init__(
-        self, layers: dict[str, Layer], *, absorb: bool, dtype: torch.dtype, home: torch.device | None, exact: bool
+        self,
+        layers: dict[str, Layer],
+        *,
+        absorb: bool,
+        dtype: torch.dtype,
+        home: torch.device | None,
+        exact: bool,
+        rank: int | float | None = None,
+        folder: str | None = None,
     ) -> None:
         self.layers = layers
         self.absorb, self.exact = absorb, exact
         self.dtype = dtype
         self.asked = home
+        self.rank, self.folder = rank, folder
         self.sums: dict[str, Running] = {}
         self.labels: Tensor | None = None
         self.examples: Examples  # finds where the labels belong
@@ -215,7 +225,7 @@ class Recorder:
         """Multiply all rows that wait for others of their concept, where they take too much memory."""
         sums = set(self.sums.values())
         kept = sum(part.nbytes for running in sums for parts in running.kept.values() for part in parts)
-        held = sum(_products.entries(sigma).nbytes for running in sums for sigma in running.sigma.values())
+        held = sum(_products.nbytes(sigma) for running in sums for sigma in running.sigma.values())
         if kept > max(_KEPT_BYTES, held // 4):
             for running in sums:
                 running.flush()
@@ -249,6 +259,10 @@ class Recorder:
 
     def add_part(self, running: Running, concept: Hashable, layer: Layer, x: Tensor) -> None:
         sigma = running.sigma[concept]
+        if isinstance(sigma, LowRank):  # made of columns, one by one
+            for columns in pieces(layer, x, sigma):
+                running.add(concept, columns)
+            return
         narrow = not running.exact and _products.in_float32(x, sigma) and _products.in_range(x)
         dtype = torch.float32 if narrow else sigma.dtype
         found = layer.kind.moments(layer.module, x.to(works_at(x, sigma)), dtype, running.absorbed)
@@ -298,15 +312,19 @@ class Recorder:
             self.finite.append((layer.name, _products.largest(x).isfinite()))
         yield from zip(sizes, x.split(list(sizes.values())), strict=True)
 
-    def result(self, *, required: bool, by_concept: bool) -> dict[Hashable, Moments]:
-        names = self.reached(self.sums, required=required)
+    def result(self, *, required: bool, by_concept: bool, part: bool = False) -> dict[Hashable, Moments]:
+        """``part``: others have more, so what is missing here is no mistake."""
+        there = [name for name in self.layers if name in self.sums]
+        names = there if part else self.reached(self.sums, required=required)
         concepts = {concept for running in self.sums.values() for concept in running.sigma}
-        if not concepts:
+        if not concepts and not part:
             raise ValueError("concepts: no example belongs to any" if by_concept else "rows: no example was chosen")
         for running in set(self.sums.values()):
             running.flush()
             for sigma in running.sigma.values():
-                if not isinstance(sigma, Half):
+                if isinstance(sigma, LowRank):
+                    sigma.settled()
+                elif not isinstance(sigma, Half):
                     _products.mirror(sigma)
         # A layer that saw nothing of a concept (an expert that was never chosen for it) has a sum of zero.
         for name in names:
@@ -319,7 +337,7 @@ class Recorder:
                 layer.module,
                 layer.kind.reading(layer.module),
                 self.sums[name].absorbed,
-                max(map(_products.resolved, self.sums[name].sigma.values())),
+                max(map(_products.resolved, self.sums[name].sigma.values()), default=0.0),
             )
             for name, layer in self.layers.items()
             if name in names
@@ -332,7 +350,7 @@ class Recorder:
             )
             for concept in concepts
         }
-        return result if by_concept else {None: next(iter(result.values()))}
+        return result if by_concept else {None: next(iter(result.values()))} if result else {}
 
     def reached(self, seen: Container[str], *, required: bool) -> list[str]:
         """Those of the layers that were ``seen``, in order."""
@@ -346,7 +364,7 @@ class Recorder:
 
     def zeros(self, layer: Layer, device: torch.device) -> Symmetric:
         d, groups = layer.width(self.absorb and layer.has_bias), layer.kind.groups(layer.module)
-        return _products.zeros(d, groups, self.dtype, self.home(device))
+        return _products.zeros(d, groups, self.dtype, self.home(device), self.rank, self.folder, self.exact)
 
     def home(self, device: torch.device) -> torch.device:
         """Where the sums of a layer on ``device`` are kept."""

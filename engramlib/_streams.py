@@ -241,6 +241,7 @@ def unpacked(parts: list[Any], tensors: Mapping[str, Tensor], recorder: Recorder
         layer, found = recorder.layers[names[0]], {}
         for concept, made, columns, at, is_rounded, key in sums:
             sigma = recorder.zeros(layer, layer.weight.device)
+            assert isinstance(sigma, (Half, Tensor))  # streams are whole
             if sigma.shape != tensors[key].shape:
                 raise ValueError(f"Σ of layer {layer.name!r} has shape {tuple(tensors[key].shape)}")
             add_whole(sigma, tensors[key].to(entries(sigma)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from engramlib._products import full_precision
 from engramlib._progress import length, track
 from engramlib._recorder import Recorder
 from engramlib.layers import find_layers
+from engramlib.lowrank import check_rank
 from engramlib.moments import Moments
 from engramlib.running import Batch, Selector, as_batches, device_of, evaluating, labels_of, to_device
 from engramlib.running import run as run_model
@@ -33,6 +35,8 @@ def collect(
     device: str | torch.device | None = None,
     examples: int | None = None,
     exact: bool = False,
+    rank: int | float | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> Moments:
     """Second moments Σ = Σᵢ xᵢ xᵢᵀ of the inputs of each layer, from one forward pass without gradients.
 
@@ -67,6 +71,13 @@ def collect(
             the time, and it rounds: eigenvalues of Σ below 5e-7 of the largest are noise then, as they are in float32
             sums. The default cut is above that. For a finer cut say ``exact=True``; :func:`extract` warns
             where it matters.
+        rank: keep so many rows of each Σ and its diagonal, by Frequent Directions (:class:`engramlib.lowrank.LowRank`;
+            chapter 21). A number below 1 is a share of the bytes that Σ takes otherwise: 0.1 = a tenth (and twice that
+            while the pass runs). The error is bounded (:meth:`Moments.error`), and such moments add but do not
+            subtract. Rows are float32, or float64 with ``exact=True``. Where it would save nothing, and for grouped
+            convolutions, Σ is kept whole. None = whole.
+        folder: where sums live on disk, mapped into memory: for those that do not fit there. Needs the CPU. None = in
+            memory.
 
     Returns:
         Moments: one Σ per layer, shape (d, d), shared by layers that read the same tensor.
@@ -79,7 +90,8 @@ def collect(
             without weights).
 
     Cost: a forward pass plus n·d²/2 multiply-adds per distinct input; 4 d² bytes each (half of Σ is kept until
-    ``moments[name]`` asks for it), 2 d² with ``dtype=torch.float32``. Source: Section 4; chapter 00.
+    ``moments[name]`` asks for it), 2 d² with ``dtype=torch.float32``, 4 ℓd + 8d with ``rank``. Source: Section 4;
+    chapters 00 and 21.
 
     Example:
         >>> import torch
@@ -89,7 +101,7 @@ def collect(
         >>> torch.allclose(moments[""], (x.double().T @ x.double())), moments.count[""]
         (True, 10)
     """
-    sums = _run(model, batches, layers, rows, None, forward, bias, dtype, device, examples, exact)
+    sums = _run(model, batches, layers, rows, None, forward, bias, dtype, device, examples, exact, rank, folder)
     return sums[None]
 
 
@@ -106,13 +118,16 @@ def collect_by_concept(
     device: str | torch.device | None = None,
     examples: int | None = None,
     exact: bool = False,
+    rank: int | float | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> dict[int, Moments]:
     """Second moments of many concepts at once: one pass for all of them.
 
     Args:
         concepts: ``concepts(batch)`` is one integer per example ``(batch,)`` or token ``(batch, tokens)``; a negative
             number belongs to no concept and is skipped. For labelled batches: ``lambda batch: batch[1]``.
-        model, batches, layers, rows, forward, bias, dtype, device, examples, exact: as in :func:`collect`.
+        model, batches, layers, rows, forward, bias, dtype, device, examples, exact, rank, folder: as in
+            :func:`collect`.
 
     Returns:
         dict: concept -> Moments, in increasing order of the concept. Only concepts that occur are there.
@@ -131,8 +146,24 @@ def collect_by_concept(
     """
     if not callable(concepts):
         raise TypeError("concepts: expected a function of a batch, for instance `lambda batch: batch[1]`")
-    sums = _run(model, batches, layers, rows, concepts, forward, bias, dtype, device, examples, exact)
+    sums = _run(model, batches, layers, rows, concepts, forward, bias, dtype, device, examples, exact, rank, folder)
     return {concept: sums[concept] for concept in sorted(c for c in sums if isinstance(c, int))}
+
+
+def collect_part(
+    model: nn.Module, batches: Iterable[Batch], concepts: Selector | None = None, **how: Any
+) -> dict[Hashable, Moments]:
+    """Concept -> what some of the data say (without ``concepts`` under None); nothing of what they do not speak of.
+
+    For :mod:`engramlib.distributed`: batches that choose no row, or reach no layer, are no mistake where others do.
+    ``how``: the arguments of :func:`collect`.
+    """
+    names = ("layers", "rows", "forward", "bias", "dtype", "device", "examples", "exact", "rank", "folder")
+    if unknown := set(how) - set(names):
+        raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}; those of collect are {', '.join(names)}")
+    asked = {**dict.fromkeys(names), "bias": "absorb", "dtype": torch.float64, "exact": False, **how}
+    asked["home"] = asked.pop("device")
+    return _run(model, batches, concepts=concepts, part=True, **asked)
 
 
 def _run(
@@ -147,8 +178,17 @@ def _run(
     home: str | torch.device | None,
     examples: int | None,
     exact: bool,
+    rank: int | float | None,
+    folder: str | os.PathLike[str] | None,
+    part: bool = False,
 ) -> dict[Hashable, Moments]:
-    recorder = recorder_of(Recorder, model, layers, rows, forward, bias, dtype, home, examples, exact)
+    check_rank(rank)
+    home = "cpu" if home is None and folder is not None else home
+    where = _device(home)
+    if folder is not None and (not os.path.isdir(folder) or (where is not None and where.type != "cpu")):
+        raise ValueError(f"folder: expected a folder that is there, and sums on the CPU, got {folder!r} and {home!r}")
+    how: dict[str, Any] = {"rank": rank, "folder": None if folder is None else os.fspath(folder)}
+    recorder = recorder_of(Recorder, model, layers, rows, forward, bias, dtype, home, examples, exact, **how)
     batches = as_batches(batches)
     device, found = device_of(model), recorder.examples
     seen = 0
@@ -168,7 +208,7 @@ def _run(
             seen += 1
     if not seen:
         raise ValueError("batches: there were none (an empty list, or a generator that was already used up?)")
-    return recorder.result(required=layers is not None, by_concept=concepts is not None)
+    return recorder.result(required=layers is not None, by_concept=concepts is not None, part=part)
 
 
 def recorder_of(
@@ -182,8 +222,9 @@ def recorder_of(
     home: str | torch.device | None,
     examples: int | None,
     exact: bool,
+    **kept: Any,
 ) -> AnyRecorder:
-    """A recorder of the chosen layers, after checking the arguments of :func:`collect`."""
+    """A recorder of the chosen layers, after checking the arguments of :func:`collect`; ``kept``: how Σ is kept."""
     if bias not in ("absorb", "keep"):
         raise ValueError(f'bias: expected "absorb" or "keep", got {bias!r}')
     if dtype not in (torch.float64, torch.float32):
@@ -192,7 +233,7 @@ def recorder_of(
         if function is not None and not callable(function):
             raise TypeError(f"{argument}: expected a function, got {type(function).__name__}")
     chosen = find_layers(model, layers)
-    recorder = kind(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home), exact=exact)
+    recorder = kind(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home), exact=exact, **kept)
     recorder.examples = Examples(model, chosen, forward, examples)
     return recorder
 

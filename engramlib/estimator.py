@@ -19,8 +19,9 @@ from engramlib._products import BLOCK, Half, Symmetric, full_precision, total
 from engramlib._progress import track
 from engramlib.engram import Engram, LayerEngram
 from engramlib.layers import Layer
+from engramlib.lowrank import Factored, LowRank, pays
 from engramlib.moments import Moments
-from engramlib.spectral import Inverse, check_rcond, check_semidefinite, inverses, nothing_is_cut
+from engramlib.spectral import Inverse, check_rcond, check_semidefinite, inverses, nothing_is_cut, units_from
 
 C = TypeVar("C", bound=Hashable)  # a concept
 Base: TypeAlias = "Mapping[str, Tensor] | nn.Module | None"
@@ -85,6 +86,10 @@ def extract(  # type: ignore[misc]
         UserWarning: the moments were collected at other weights; they are of too few columns; they are sums in
             float32 and the cut is finer than these resolve; the cut leaves out more than a tenth of the target's
             response. Each says which layer, how much, and what would be enough.
+
+    Of moments of low rank (``collect(..., rank=)``) W⁺ is made from their rows, without a d × d matrix, as long as
+    these are no more than d / 2 together; the cut is a ridge then (:class:`engramlib.lowrank.Factored`). λ = ∞ is
+    refused.
 
     Cost: one factorisation per distinct Σ and λ, in float64, whatever the number of cuts: where it is certain that
         nothing is cut, two of Cholesky (≈ d³ in all), else one into eigenvectors (≈ 9 d³, and slow ones). Then
@@ -194,6 +199,16 @@ def _engrams(
             stored = {concept: m.stored(names[0]) for concept, m in named.items()}
             for m in named.values():
                 m.spend(names)
+            if any(isinstance(sigma, LowRank) for sigma in stored.values()) and math.inf in sweep.lams:
+                raise ValueError(
+                    "specificity=inf asks for directions that the reference never uses, and moments of low rank have"
+                    " none; take a large λ, or collect without rank="
+                )
+            if pays(stored.values()):
+                same = {name: layers[name] for name in names}
+                for key, concept, name, matrix in _from_rows(same, stored, list(targets), sweep, deltas, balance):
+                    found[key][concept][name] = as_entry(layers[name], stored[concept], matrix)
+                continue
             _check_sums(stored)
             sweep.warn_of_rounding(names[0], named, stored)
             nothing = torch.zeros_like(total([next(iter(stored.values()))]))
@@ -221,6 +236,30 @@ def _engrams(
         key: {c: Engram({name: f[name] for name in layers}, sizes) for c, f in each.items()}
         for key, each in found.items()
     }
+
+
+def _from_rows(
+    layers: dict[str, Layer],
+    stored: Mapping[Any, Any],
+    targets: Sequence[Any],
+    sweep: _Sweep,
+    deltas: Deltas,
+    balance: bool | None,
+) -> Iterator[tuple[Key, Any, str, Tensor]]:
+    """(λ and cut, target, layer, W⁺) from Σ of low rank; see :class:`engramlib.lowrank.Factored`."""
+    first = next(iter(stored.values()))
+    matrices = {name: deltas.of(layer, first) for name, layer in layers.items()}
+    weighed = balance if is_absorbed(next(iter(layers.values())), first) else False
+    shared: dict[float, Factored] = {}
+    for lam in sweep.lams:
+        for target in targets:
+            weights = [(1.0 if key == target else lam, sigma) for key, sigma in stored.items() if key == target or lam]
+            for rcond in sweep.rconds:
+                if lam != 1 or rcond not in shared:  # at λ = 1 all targets have one inverse
+                    lengths = torch.stack([weight * sigma.variances for weight, sigma in weights]).sum(0)
+                    shared[rcond] = Factored(weights, rcond, units_from(lengths, weighed))
+                for name, delta in matrices.items():
+                    yield sweep.key(lam, rcond), target, name, shared[rcond].engram(delta, stored[target])
 
 
 class _Group:
@@ -358,8 +397,8 @@ def _check_sums(sums: Mapping[Any, Symmetric]) -> None:
     """Raise ``ValueError`` if one of the Σ of a layer has negative eigenvalues beyond rounding beside all of them."""
     size = torch.stack([sigma.diagonal(dim1=-2, dim2=-1).double().sum(-1).cpu() for sigma in sums.values()]).sum(0)
     for what, sigma in sums.items():
-        if isinstance(sigma, Half) and sigma.is_gram:
-            continue  # summed here, of real columns
+        if isinstance(sigma, LowRank) or (isinstance(sigma, Half) and sigma.is_gram):
+            continue  # summed here, of real columns; or a square by its making
         try:
             check_semidefinite(total([sigma]), size.to(sigma.device), sigma.dtype)
         except ValueError as error:

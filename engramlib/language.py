@@ -10,6 +10,7 @@ texts become batches is in ``_text.py``, how a model is tried for being causal i
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -125,6 +126,8 @@ def collect(
     dtype: torch.dtype = torch.float64,
     device: str | torch.device | None = None,
     exact: bool = False,
+    rank: int | float | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> Moments:
     """Second moments of what each layer reads at the tokens that count, Σ = Σ x xᵀ over the answers' tokens.
 
@@ -141,7 +144,7 @@ def collect(
             in the edited model, and :func:`untie` does so for an edit of your own.
         shift: False = columns at the answer's own tokens, True = at the positions that predict them
             (:func:`answer_rows`).
-        bias, dtype, device, exact: as in :func:`engramlib.collect`.
+        bias, dtype, device, exact, rank, folder: as in :func:`engramlib.collect`.
 
     Returns:
         Moments: one Σ per distinct input; query, key and value share one, gate and up projection too. The experts of a
@@ -153,12 +156,13 @@ def collect(
             and a decoder. Warns of answers that are a single token if ``shift=False``: they are read after the fact.
 
     Cost: a forward pass (without the output layer if that is not asked for) and n·d²/2 multiply-adds per distinct
-    input, 4 d² bytes each. Source: Eq. 4, Section 4; chapter 13.
+    input, 4 d² bytes each, less with ``rank``. Source: Eq. 4, Section 4; chapters 13 and 21.
     """
     data, _ = _sorted_batches(model, tokenizer, items, "items", batch_size, max_length, truncate, eos)
     if not shift:
         _warn_of_lone_answers(data.encoded, "items", eos, getattr(tokenizer, "eos_token_id", None))
-    return _collect(model, data, layers=layers, shift=shift, bias=bias, dtype=dtype, device=device, exact=exact)
+    how: dict[str, Any] = {"dtype": dtype, "device": device, "exact": exact, "rank": rank, "folder": folder}
+    return _collect(model, data, layers=layers, shift=shift, bias=bias, **how)
 
 
 def _collect(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from engramlib import _files
 from engramlib._names import match_names
-from engramlib._products import Half, Symmetric, as_tensor, entries, joined
+from engramlib._products import Half, Symmetric, as_tensor, entries, joined, nbytes
+from engramlib.lowrank import LowRank, check_rank, rows_for, truncated
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -115,7 +116,7 @@ class Moments(Mapping[str, Tensor]):
 
     def __init__(
         self,
-        sigma: Mapping[str, Float[Tensor, "*groups d d"]],
+        sigma: Mapping[str, Symmetric],
         count: Mapping[str, int],
         identity: Mapping[str, Identity] | None = None,
     ) -> None:
@@ -123,7 +124,7 @@ class Moments(Mapping[str, Tensor]):
         for name, matrix in sigma.items():
             try:
                 if id(matrix) not in checked:
-                    checked[id(matrix)] = check_sigma(matrix)
+                    checked[id(matrix)] = _checked(matrix)
                 if name not in count:
                     raise ValueError("no count was given")
                 number = _whole(count[name])
@@ -154,10 +155,10 @@ class Moments(Mapping[str, Tensor]):
             whole = sigma.whole()
             self._sigma = {other: whole if same is sigma else same for other, same in self._sigma.items()}
             return whole
-        return sigma
+        return as_tensor(sigma)  # of low rank, each time anew: it stays as small as it is
 
     def stored(self, name: str) -> Symmetric:
-        """Σ of a layer as it is kept, which may be half of it: what ``moments[name]`` is made of."""
+        """Σ of a layer as it is kept, half of it or some rows: what ``moments[name]`` is made of."""
         try:
             return self._sigma[name]
         except KeyError:
@@ -171,6 +172,9 @@ class Moments(Mapping[str, Tensor]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._sigma)
 
+    def __contains__(self, name: object) -> bool:  # Mapping's asks for the whole Σ
+        return name in self._sigma
+
     def __len__(self) -> int:
         return len(self._sigma)
 
@@ -180,9 +184,36 @@ class Moments(Mapping[str, Tensor]):
     __array_ufunc__ = None  # numpy's zero leaves `0 + moments` to us
 
     def __repr__(self) -> str:
-        distinct = {id(matrix): matrix for matrix in self._sigma.values()}.values()
-        size = sum(entries(m).nbytes for m in distinct) / 2**20
-        return f"Moments({len(self)} layers, {len(distinct)} distinct Σ, {size:.1f} MiB)"
+        distinct = len({id(matrix) for matrix in self._sigma.values()})
+        return f"Moments({len(self)} layers, {distinct} distinct Σ, {self.nbytes / 2**20:.1f} MiB)"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all distinct Σ as they are kept."""
+        return sum(nbytes(matrix) for matrix in {id(m): m for m in self._sigma.values()}.values())
+
+    def error(self, name: str) -> float:
+        """What ‖Σ − Σ̂‖₂ is at most, Σ̂ what is kept of a layer's Σ; 0 where it is whole (:mod:`engramlib.lowrank`)."""
+        sigma = self.stored(name)
+        return sigma.error if isinstance(sigma, LowRank) else 0.0
+
+    def compress(self, rank: int | float) -> Moments:
+        """The same in fewer bytes: of each Σ the ``rank`` largest eigenvalues with their vectors, and the diagonal.
+
+        ``rank`` as in :func:`engramlib.collect`, which keeps few rows from the start; this needs Σ first, and no Σ̂ of
+        as many rows is nearer. What is of low rank already gets fewer rows. Layers go on sharing.
+
+        Raises ``TypeError`` or ``ValueError`` for a bad rank. Cost: 9 d³ per distinct Σ. Source: App. H; chapter 21.
+        """
+        check_rank(rank)
+
+        def smaller(sigma: Symmetric) -> Symmetric:
+            rows = rows_for(rank, sigma.shape[-1]) if sigma.ndim == 2 else None
+            if rows is None:
+                return sigma
+            return sigma.compressed(rows) if isinstance(sigma, LowRank) else truncated(as_tensor(sigma), rows)
+
+        return self._map(smaller)
 
     def _combine(self, other: Moments, sign: int) -> dict[str, Symmetric]:
         """Sum or difference, layer by layer, once for each distinct pair of matrices, so that sharing survives."""
@@ -245,8 +276,8 @@ class Moments(Mapping[str, Tensor]):
             if count[name] < 0 or something or (variance < -tolerance).any():
                 raise ValueError(f"moments of layer {name!r}: the part to subtract is not contained in the total")
         empty = {id(rest[name]): rest[name].clone() for name in self if count[name] == 0}
-        for nothing in empty.values():  # not rounding
-            entries(nothing).zero_()
+        for nothing in empty.values():  # not rounding; of low rank none gets here
+            entries(nothing).zero_()  # type: ignore[arg-type]
         return Moments._known({name: empty.get(id(rest[name]), rest[name]) for name in self}, count, identity)
 
     def _map(self, change: Callable[[Symmetric], Symmetric]) -> Moments:
@@ -266,34 +297,68 @@ class Moments(Mapping[str, Tensor]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to ``path`` (safetensors); shared matrices are written once."""
-        slots = {
-            id(matrix): str(number) for number, matrix in enumerate({id(m): m for m in self._sigma.values()}.values())
-        }
-        tensors = {slots[id(matrix)]: as_tensor(matrix) for matrix in self._sigma.values()}
+        _files.save(path, KIND, *self.packed())
+
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and a JSON header that say all of it: what a file holds."""
+        distinct = {id(matrix): matrix for matrix in self._sigma.values()}
+        slots = {key: str(number) for number, key in enumerate(distinct)}
+        tensors: dict[str, Tensor] = {}
+        kept: dict[str, list[Any]] = {}  # how, where it is no (d, d) tensor
+        for key, matrix in distinct.items():
+            slot = slots[key]
+            if isinstance(matrix, LowRank):
+                tensors[slot], tensors[f"{slot}.variances"] = matrix.rows, matrix.variances
+                kept[slot] = ["rows", matrix.rank, matrix.error]
+            elif isinstance(matrix, Half):
+                tensors[slot], kept[slot] = matrix.flat, ["half", matrix.width, matrix.block, matrix.is_rounded]
+            else:
+                tensors[slot] = matrix
         header = {
             "layers": {name: [slots[id(matrix)], self.count[name]] for name, matrix in self._sigma.items()},
+            "kept": kept,
             "identity": {name: own._asdict() for name, own in self.identity.items()},
         }
-        _files.save(path, KIND, tensors, header)
+        return tensors, header
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Moments:
+    def load(cls, path: str | os.PathLike[str], mapped: bool = False) -> Moments:
         """Read what :meth:`save` wrote; what is read no longer depends on the file.
+
+        With ``mapped`` it does: Σ stays in the file, and its pages come into memory when a layer is worked on and go
+        when others need the room. The file must not be written to meanwhile (:meth:`save` replaces it, which is fine).
 
         Raises ``FileNotFoundError``, ``PermissionError``, or ``ValueError`` if the file is damaged or holds something
         else.
         """
-        tensors, header = _files.load(path, KIND)
+        tensors, header = _files.load(path, KIND, mapped)
         with _files.damaged(path):
-            layers: dict[str, list[Any]] = header["layers"]
-            sigma = {name: tensors[slot] for name, (slot, _) in layers.items()}
-            count = {name: number for name, (_, number) in layers.items()}
-            if any(type(number) is not int or number > 2**63 for number in count.values()):
-                raise ValueError("a count is no whole number")
-            if {slot for slot, _ in layers.values()} != set(tensors):
-                raise ValueError("it has tensors that belong to no layer")
-            identity = {name: _read(own) for name, own in header.get("identity", {}).items()}
-            return cls(sigma, count, identity)
+            return cls.unpacked(tensors, header)
+
+    @classmethod
+    def unpacked(cls, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Moments:
+        """The inverse of :meth:`packed`. Raises whatever is wrong with parts that are not of one."""
+        layers: dict[str, list[Any]] = header["layers"]
+        kept: dict[str, list[Any]] = header.get("kept", {})
+        count = {name: number for name, (_, number) in layers.items()}
+        if any(type(number) is not int or number > 2**63 for number in count.values()):
+            raise ValueError("a count is no whole number")
+        slots = {slot for slot, _ in layers.values()}
+        variances = {f"{slot}.variances" for slot, how in kept.items() if how[0] == "rows"}
+        if not kept.keys() <= slots or slots | variances != set(tensors):
+            raise ValueError("it has tensors that belong to no layer")
+        found: dict[str, Symmetric] = {}
+        for slot in slots:
+            kind, *how = kept.get(slot, ["whole"])
+            if kind == "rows":
+                found[slot] = LowRank.of(tensors[slot], tensors[f"{slot}.variances"], *how)
+            elif kind == "half":
+                width, block, is_rounded = how
+                found[slot] = Half(tensors[slot], width, block, is_gram=False, is_rounded=is_rounded)
+            else:
+                found[slot] = tensors[slot]
+        identity = {name: _read(own) for name, own in header.get("identity", {}).items()}
+        return cls({name: found[slot] for name, (slot, _) in layers.items()}, count, identity)
 
 
 def _read(own: dict[str, Any]) -> Identity:
@@ -311,6 +376,17 @@ def _read(own: dict[str, Any]) -> Identity:
     if not fits:
         raise ValueError("an identity of the wrong types")
     return found
+
+
+def _checked(matrix: Symmetric) -> float:
+    """:func:`check_sigma` of what is kept."""
+    if isinstance(matrix, LowRank):  # checked when it was made
+        return float(matrix.variances.amax())
+    if isinstance(matrix, Half):
+        length = sum(rows.numel() for _, _, rows in matrix.blocks())
+        if length != matrix.flat.numel():
+            raise ValueError(f"half of Σ in {matrix.flat.numel()} numbers, where {length} are needed")
+    return check_sigma(as_tensor(matrix))
 
 
 def check_sigma(matrix: Tensor, size: float = 0.0) -> float:

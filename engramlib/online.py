@@ -217,7 +217,7 @@ class OnlineMoments:
         sigma, made, _, columns, at = slot.sums[concept]
         weight = self.decay ** (self.steps - at)
         scale = self.decay ** (self.steps - made) / self._recorder.rate
-        assert sigma is not None  # all rows are folded
+        assert isinstance(sigma, (Half, torch.Tensor))  # all rows are folded
         now = sigma.like(sigma.flat * scale) if isinstance(sigma, Half) else sigma * scale
         if isinstance(now, torch.Tensor):
             mirror(now)

@@ -277,7 +277,11 @@ def units_of(sigma: Float[Tensor, "*groups d d"], balance: bool | None = True) -
 
     See :func:`inverses` for ``balance``. None = D is the identity.
     """
-    lengths = sigma.diagonal(dim1=-2, dim2=-1)
+    return units_from(sigma.diagonal(dim1=-2, dim2=-1), balance)
+
+
+def units_from(lengths: Float[Tensor, "*groups d"], balance: bool | None) -> Float[Tensor, "*groups d"] | None:
+    """:func:`units_of` from the diagonal of Σ, which is all that it needs."""
     inputs, one = lengths[..., :-1].mean(-1), lengths[..., -1]
     alive = (inputs > 0) & (one > 0)
     ratio = torch.where(alive, inputs / torch.where(alive, one, 1.0), 1.0).sqrt()

@@ -27,7 +27,7 @@ def test_import_pulls_in_torch_and_nothing_heavier() -> None:
 def test_public_names_have_docstrings_and_a_place_on_the_api_page() -> None:
     page = (Path(__file__).resolve().parents[1] / "book" / "api.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\.\. auto\w+:: engramlib\.(\w+)", page, re.M))
-    modules = {"spectral", "analysis", "language", "discover"}  # with public names of their own
+    modules = {"spectral", "analysis", "language", "discover", "distributed"}  # with public names of their own
     for name in set(el.__all__) - modules:
         assert getattr(el, name).__doc__ and name in named, name
 
@@ -38,13 +38,16 @@ def test_the_method_stays_small() -> None:
     # The language models' rooms, and what goes beyond the paper.
     beside = {"language.py", "_text.py", "_causal.py", "_ties.py", "compensated.py", "_walks.py"}
     beside |= {"online.py", "_streams.py", "protection.py", "discover.py", "_clusters.py"}
+    beside |= {"lowrank.py", "distributed.py", "_parts.py"}
     code = 0
     for path in sorted([*package.glob("*.py"), *package.glob("analysis/*.py")]):
         text = path.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 450, f"{path.name} is too long: split it"
         if path.parent == package and path.name not in beside:
             code += len(_lines_of_code(text))
-    assert code <= 3354, code  # 3,300, the guards of edits that the benchmark asked for, and doors for what streams
+    # 3,300, the guards of edits that the benchmark asked for, doors for what streams, and what keeps Σ in fewer bytes,
+    # in files and in parts
+    assert code <= 3530, code
 
 
 def _lines_of_code(text: str) -> set[int]:

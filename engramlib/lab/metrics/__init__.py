@@ -3,7 +3,7 @@
 Every function leaves the model's weights, its mode and torch's random state as they were.
 """
 
-from engramlib.lab.metrics import resolution, tofu
+from engramlib.lab.metrics import arithmetic, resolution, tofu
 from engramlib.lab.metrics.accuracy import ToW, erased_and_kept, tow
 from engramlib.lab.metrics.cost import Timer, flops, timed
 from engramlib.lab.metrics.membership import Membership, membership, membership_auc
@@ -17,6 +17,7 @@ __all__ = [
     "Relearned",
     "Timer",
     "ToW",
+    "arithmetic",
     "clustering",
     "erased_and_kept",
     "features",
