@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sklearn.cluster  # noqa: F401 - its first import draws from the random state that the rows look at
 import torch
 from torch import Tensor
 
