@@ -1,0 +1,437 @@
+"""What an attacker brings back from an edited network, and the rule that judges it: chapter 17, on digits.
+
+Every attack is done to the edited network, to one that was retrained without the memory, and to one on which it must
+work. `judge` then says "protected", "not" or "not resolved". One number a unit: a `Case` is a network on its own split
+and the digit that it forgets, so that networks, images and digits vary together. Attacks:
+
+    relearned   a few images, the answer's row begun anew, everything trained; recall on images that nobody showed
+    reads       a new classifier on what a layer says, linear or not, from a few labelled images
+    quantised   weights rounded to 8 or 4 bits
+    guessed     an engram added back, with random strengths for each layer: the best of so many on the images shown
+    undone      the edit's own formula inverted, layer by layer, for somebody who has images like those that were used
+
+`studies.erasure` does the same to language models.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import engramlib as el
+from engramlib.lab import models
+from engramlib.lab.data import Split
+from engramlib.lab.metrics import resolution
+from engramlib.lab.metrics.representation import logistic
+from engramlib.lab.metrics.resolution import Interval
+from engramlib.lab.studies import compensated, mlp
+from engramlib.lab.training import train_classifier
+from engramlib.lab.unlearning import vision
+from engramlib.layers import find_layers
+from engramlib.running import evaluating
+
+# ------------------------------------------------------------------------------------------------------- the rule
+
+SHARE = 0.2  # of what an attack gets where the memory is, an edit that protects lets it get at most a fifth
+OUTCOMES = ("protected", "not", "not resolved")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`leak`: what the attack gets from the edited model more than from the retrained one. `power`: what it gets more
+    from a model on which it must work. `outcome`: one of `OUTCOMES`; `blunt`: the attack itself shows nothing.
+    """
+
+    outcome: str
+    leak: Interval
+    power: Interval
+    blunt: bool = False
+
+    @property
+    def share(self) -> float:
+        """Of what the attack gets where the memory is, how much it gets here: 0 as in the retrained model, 1 all."""
+        return self.leak.mean / self.power.mean
+
+    def __str__(self) -> str:
+        if self.blunt:
+            return "not resolved: blunt"
+        low, high = (edge / self.power.mean for edge in (self.leak.low, self.leak.high))
+        return f"{self.outcome}: {self.share:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
+
+
+def judge(leak: Interval, power: Interval, *, share: float = SHARE) -> Verdict:
+    """What follows from two intervals, and nothing else.
+
+    "protected": even the upper end of `leak` is at most `share` of the lower end of `power`. "not": even the lower end
+    of `leak` is at least `share` of the upper end of `power`. Everything else is "not resolved", and so is an attack
+    whose `power` may be nothing: it is blunt.
+
+    >>> from engramlib.lab.metrics.resolution import Interval as I
+    >>> power = I(0.9, 0.8, 1.0)
+    >>> [judge(leak, power).outcome for leak in (I(0.05, -0.1, 0.15), I(0.5, 0.3, 0.7), I(0.2, 0.1, 0.3))]
+    ['protected', 'not', 'not resolved']
+    >>> print(judge(I(0.0, -0.1, 0.1), I(0.1, -0.1, 0.3)))
+    not resolved: blunt
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"judge: share must be between 0 and 1, got {share}.")
+    if not power.low > 0:
+        return Verdict("not resolved", leak, power, blunt=True)
+    if leak.high <= share * power.low:
+        return Verdict("protected", leak, power)
+    return Verdict("not" if leak.low >= share * power.high else "not resolved", leak, power)
+
+
+def over_units(edited: Sequence[float], control: Sequence[float], works: Sequence[float]) -> Verdict:
+    """`judge` where each unit (network, images, digit) varies in everything: Student's interval of the differences."""
+    leak, power = (
+        resolution.of_mean([a - b for a, b in zip(found, control, strict=True)]) for found in (edited, works)
+    )
+    return judge(leak, power)
+
+
+# --------------------------------------------------------------------------------------------- attacks on weights
+
+
+def quantised(model: nn.Module, bits: int) -> nn.Module:
+    """A copy with the weights of each linear layer rounded to the nearest of 2^bits − 1 steps, one scale a row.
+
+    w → s · round(w / s) with s = max|row| / (2^(bits−1) − 1), the plainest way there is ("absmax"); biases,
+    embeddings and a tied output layer stay. Raises `ValueError` for fewer than 2 bits.
+    """
+    if bits < 2:
+        raise ValueError(f"quantised: at least 2 bits, got {bits}.")
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in _linear(model):
+            step = _step(layer.weight, bits)
+            layer.weight.copy_(step * (layer.weight / step).round())
+    return model
+
+
+def hidden_in_the_grid(
+    model: nn.Module, loss: Callable[[nn.Module], Tensor], *, bits: int, steps: int = 20, reach: float = 0.4
+) -> nn.Module:
+    """An edit that rounding must undo: a model that was rounded before, moved by less than half a step.
+
+    Sign descent on `loss` from `quantised(model, bits)`; no weight leaves its step by more than `reach` < 1/2, and the
+    largest of each row, which sets the scale, stays. So `quantised(..., bits)` of the result is where it began.
+    """
+    if not 0 < reach < 0.5:
+        raise ValueError(f"hidden_in_the_grid: reach must lie between 0 and half a step, got {reach}.")
+    model = quantised(model, bits).eval()
+    layers = _linear(model)
+    start = [layer.weight.detach().clone() for layer in layers]
+    rooms = [reach * _step(w, bits) * (w.abs() < w.abs().amax(1, keepdim=True)) for w in start]
+    for _ in range(steps):
+        gradients = torch.autograd.grad(loss(model), [layer.weight.requires_grad_() for layer in layers])
+        with torch.no_grad():
+            for layer, w, room, gradient in zip(layers, start, rooms, gradients, strict=True):
+                moved = layer.weight - 0.2 * room * gradient.sign()
+                layer.weight.copy_(moved.clamp(w - room, w + room))
+    return model
+
+
+def _linear(model: nn.Module) -> list[nn.Linear]:
+    tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return [m for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in tied]
+
+
+def _step(weight: Tensor, bits: int) -> Tensor:
+    return weight.detach().abs().amax(1, keepdim=True).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
+
+
+def guessed(
+    model: nn.Module,
+    engram: el.Engram,
+    loss: Callable[[nn.Module], float],
+    *,
+    draws: int = 100,
+    reach: float = 4.0,
+    seed: int = 0,
+) -> nn.Module:
+    """A copy with `engram` added back, each layer with a strength drawn from [−reach, reach]: of `draws` guesses, and
+    of none at all, the one with the smallest `loss`, which is of what the attacker has. The audit drew a hundred.
+    """
+    random, names = torch.Generator().manual_seed(seed), list(engram)
+    best = loss(model), dict.fromkeys(names, 0.0)
+    for _ in range(draws):
+        scales = reach * (2 * torch.rand(len(names), generator=random, dtype=torch.float64) - 1)
+        strengths = dict(zip(names, scales.tolist(), strict=True))
+        with el.edited(model, engram.scaled(strengths)) as tried:
+            best = min(best, (loss(tried), strengths), key=lambda found: found[0])
+    return el.inject(model, engram.scaled(best[1]))
+
+
+def undone(
+    model: nn.Module, gone: Tensor, stay: Tensor, *, alpha: float, lam: float = 1.0, rcond: float = 1e-6, many: int = 0
+) -> nn.Module:
+    """A copy with the plain edit taken back by its own formula: W = W' (I − αP)⁻¹, P = Σ⁺(Σ⁺ + λΣ⁻)†.
+
+    Layer after layer, each with the moments that the layers below give once *they* are restored, so with the images
+    that were used every layer is exact. `gone`, `stay`: what the attacker has for X⁺ and X⁻; `many`: for how many
+    images the former stand (0: for themselves). For networks whose layers run in the order in which they are named.
+    """
+    model = copy.deepcopy(model)
+    for name, layer in find_layers(model).items():
+        plus, minus = (el.collect(model, [x], layers=[name])[name].double() for x in (gone, stay))
+        plus = plus * ((many or len(gone)) / len(gone))
+        share = plus @ el.spectral.Spectrum(plus + lam * minus, rcond).pinv()
+        own = layer.matrix(layer.module.weight.detach(), layer.module.bias.detach()).double()
+        eye = torch.eye(len(share), dtype=torch.float64)
+        restored = torch.linalg.lstsq((eye - alpha * share).mT, own.mT).solution.mT
+        weight, bias = layer.parameters(restored, True)
+        with torch.no_grad():
+            layer.module.weight.copy_(weight)
+            layer.module.bias.copy_(bias)
+    return model
+
+
+# --------------------------------------------------------------------------------------------------------- digits
+
+UNITS = ((0, 7), (1, 4), (2, 1), (3, 9), (4, 2), (5, 3))  # (network and split, the digit that it forgets)
+FEW = 2  # images of each digit that an attacker has
+STEPS = 10  # of relearning
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network, the digit that it is to forget, and the same network trained without it."""
+
+    subject: compensated.Subject
+    digit: int
+    retrained: nn.Module
+    _kept: dict = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.subject.model
+
+    def split(self, name: str, *, gone: bool | None = None) -> Split:
+        """Flat images of a split; of the digit, or of the others."""
+        part = self.subject.data.split(name)
+        part = Split(part.x.flatten(1), part.y)
+        return part if gone is None else part.where((part.y == self.digit) == gone)
+
+    def few(self, k: int = FEW, *, draw: int = 0, stranger: bool = False) -> Split:
+        """`k` training images of every digit. `stranger`: in place of the digit that went, what nobody has seen."""
+        found = self.split("train").sample(k, seed=1000 * self.subject.seed + draw)
+        if not stranger:
+            return found
+        new = self.stranger("train").sample(k, seed=1000 * self.subject.seed + draw)
+        rest = found.where(found.y != self.digit)
+        return Split(torch.cat([rest.x, new.x]), torch.cat([rest.y, new.y]))
+
+    def stranger(self, name: str) -> Split:
+        """A concept that no network has seen, under the label of the digit: a 4 on its side (a 7, if 4 went)."""
+        part = self.subject.data.split(name)
+        mine = part.where(part.y == (7 if self.digit == 4 else 4))
+        return Split(mine.x.rot90(1, (2, 3)).flatten(1), torch.full_like(mine.y, self.digit))
+
+    def engram(self, lam: float, rcond: float) -> el.Engram:
+        return self.subject.engrams(lam, rcond)[self.digit]
+
+    def answered(self, model: nn.Module, split: str = "test") -> float:
+        """`back` of the network's own answers."""
+        part = self.split(split)
+        return back(_answers(model, part.x), part, self.digit)
+
+    def asked(self, model: nn.Module, split: str = "test") -> tuple[float, float]:
+        """(accuracy on the digit, mean accuracy on the other nine)."""
+        each = self.subject.accuracy(model, split)
+        others = torch.arange(len(each)) != self.digit
+        return float(each[self.digit]), float(each[others].mean())
+
+
+def case(seed: int, digit: int) -> Case:
+    """The digit network of the first chapters on split `seed`, and one that never saw the digit."""
+    subject = compensated.of_digits(seed)
+    data = subject.data.flat()
+    without = type(data)(**vars(data) | {"train": data.train.where(data.train.y != digit)})
+    retrained = models.mlp(mlp.DIGITS.sizes, seed=seed)
+    train_classifier(retrained, without, **mlp.DIGITS.training, seed=seed, validate=False)
+    return Case(subject, digit, retrained)
+
+
+def hushed(model: nn.Sequential, digit: int, *, depth: float = 20.0) -> nn.Sequential:
+    """A copy that never says `digit`: one bias lowered. Every weight stays, so every attack worth its name works."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model[-1].bias[digit] -= depth
+    return model
+
+
+# What is tried of each family, from weak to strong.
+STRENGTHS: dict[str, tuple[float, ...]] = {
+    "uniform": (0.5, 1.0, 1.5, 2.0),
+    "W-Norm": (0.5, 1.0, 1.5, 2.0),
+    "λ and cut": (0.5, 1.0, 1.5, 2.0),
+    "compensated": (1.0, 1.25, 1.5, 2.0),
+    "NegGrad+": (0.003, 0.01, 0.03),
+}
+LAM, CUT = 3.0, 1e-3  # chapter 18's validation images chose them for the plain edit
+
+
+def edited(case: Case, family: str, strength: float) -> nn.Module:
+    """The network without the digit. `strength`: α, for NegGrad+ the learning rate; other settings are the paper's,
+    those that validation images chose in chapter 18, or the middle of the grid.
+    """
+    if family == "uniform":
+        return el.ablate(case.model, case.engram(1.0, 1e-6), strength)
+    if family == "W-Norm":
+        return el.ablate(case.model, case.engram(1.0, 1e-6).norm_weighted(), strength)
+    if family == "λ and cut":
+        return el.ablate(case.model, case.engram(LAM, CUT), strength)
+    if family == "compensated":
+        return case.subject.without(case.digit, compensated.Knife("compensated", LAM, strength))
+    if family == "last layer":
+        return el.ablate(case.model, case.engram(LAM, CUT).select(["fc3"]), strength)
+    if family != "NegGrad+":
+        raise ValueError(f"edited: no family {family!r}; choose from {', '.join(STRENGTHS)}, last layer.")
+    problem = vision.Problem(case.model, case.subject.data.flat(), (case.digit,), seed=case.subject.seed)
+    return vision.METHODS["neggrad_plus"].run(problem, lr=strength, alpha=0.95, epochs=2)
+
+
+def relearned(model: nn.Sequential, shown: Split, digit: int, *, steps: int = STEPS, lr: float = 1e-3) -> nn.Sequential:
+    """A copy that got the digit's bias where it answers the `shown` images best, then `steps` of Adam on them, all at
+    once. With no steps one number is learned and nothing else: what comes back then was only held down.
+    """
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        logits, mine = model(shown.x), shown.y == digit
+        others = torch.arange(logits.shape[1]) != digit
+        lead = logits[:, others].amax(1) - logits[:, digit]  # what must be added for the digit to be the answer
+        places = lead.sort().values
+        tries = torch.cat([places[:1] - 1, (places[1:] + places[:-1]) / 2, places[-1:] + 1])
+        gains = [(lead[mine] < t).double().mean() - (lead[~mine] < t).double().mean() for t in tries]
+        model[-1].bias[digit] += tries[int(torch.stack(gains).argmax())]
+    moving = [p.requires_grad_() for p in model.parameters()]
+    optimiser = torch.optim.Adam(moving, lr=lr)
+    with torch.enable_grad():
+        for _ in range(steps):
+            optimiser.zero_grad()
+            F.cross_entropy(model(shown.x), shown.y).backward()
+            optimiser.step()
+    return model
+
+
+@torch.no_grad()
+def back(answers: Tensor, part: Split, digit: int) -> float:
+    """Share of the digit's images that are taken for it, less the share of the others that are: "always that" has 0."""
+    said, mine = answers == digit, part.y == digit
+    return float(said[mine].double().mean() - said[~mine].double().mean())
+
+
+def recovered(
+    case: Case,
+    model: nn.Module,
+    k: int = FEW,
+    *,
+    stranger: bool = False,
+    draws: int = 2,
+    split: str = "test",
+    **how,
+) -> float:
+    """`back` on images that nobody showed, after relearning on `k` of each; `stranger`: of what nobody has seen."""
+    asked, found = case.split(split), []
+    if stranger:
+        rest, new = case.split(split, gone=False), case.stranger(split)
+        asked = Split(torch.cat([rest.x, new.x]), torch.cat([rest.y, new.y]))
+    for d in range(draws):
+        net = relearned(model, case.few(k, draw=d, stranger=stranger), case.digit, **how)
+        found.append(back(_answers(net, asked.x), asked, case.digit))
+    return fmean(found)
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, x: Tensor) -> Tensor:
+    with evaluating(model):
+        return model(x).argmax(1)
+
+
+@torch.no_grad()
+def hidden(model: nn.Sequential, x: Tensor) -> dict[str, Tensor]:
+    """What each layer says: "pixels", then the output of each linear layer, after its ReLU where it has one."""
+    found = {"pixels": x}
+    with evaluating(model):
+        for name, layer in model.named_children():
+            x = layer(x)
+            found[name.replace("relu", "fc")] = x
+    return found
+
+
+def reads(
+    case: Case, model: nn.Sequential, k: int = FEW, *, kind: str = "linear", draws: int = 2, split: str = "test"
+) -> dict[str, float]:
+    """Layer -> `back` of a new classifier of what the layer says, fitted on `k` images of every digit.
+
+    `kind`: "linear" (logistic regression) or "kernel" (a support vector machine with Gaussian kernel), scikit-learn's.
+    """
+    asked, found = case.split(split), {}
+    says = hidden(model, asked.x)
+    for d in range(draws):
+        shown = case.few(k, draw=d)
+        for name, z in hidden(model, shown.x).items():
+            fitted = _classifier(kind).fit(z.numpy(), shown.y.numpy())
+            answers = torch.as_tensor(fitted.predict(says[name].numpy()))
+            found.setdefault(name, []).append(back(answers, asked, case.digit))
+    return {name: fmean(values) for name, values in found.items()}
+
+
+def _classifier(kind: str):
+    if kind == "linear":
+        return logistic()
+    if kind != "kernel":
+        raise ValueError(f'reads: kind is "linear" or "kernel", got {kind!r}.')
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    return make_pipeline(StandardScaler(), SVC(C=10.0))
+
+
+def loss_on(shown: Split, digit: int) -> Callable[[nn.Module], float]:
+    """What a guess is judged by: mean cross-entropy on the shown images of the digit, plus that on the others'."""
+    mine = shown.y == digit
+
+    @torch.no_grad()
+    def loss(model: nn.Module) -> float:
+        each = F.cross_entropy(model(shown.x), shown.y, reduction="none")
+        return float(each[mine].mean() + each[~mine].mean())
+
+    return loss
+
+
+def guess(case: Case, model: nn.Module, *, engram: el.Engram | None = None, k: int = FEW, draws: int = 100) -> float:
+    """`back` after the best of `draws` guesses. `engram`: None = what the attacker extracts from the model before him,
+    with his `k` images of the digit for X⁺ and the others' training images for X⁻.
+    """
+    shown = case.few(k)
+    if engram is None:
+        mine = shown.x[shown.y == case.digit]
+        n = len(case.split("train", gone=True))
+        plus = el.collect(model, [mine.repeat(max(1, round(n / len(mine))), 1)])
+        minus = el.collect(model, [case.split("train", gone=False).x])
+        engram = el.extract(model, plus, minus, rcond=CUT)
+    loss = loss_on(shown, case.digit)
+    return case.answered(guessed(model, engram, loss, draws=draws, seed=case.subject.seed))
+
+
+def invert(case: Case, model: nn.Module, *, alpha: float, lam: float, rcond: float, k: int | None = None) -> float:
+    """`back` after `undone` with `k` images of the digit, or with all that the edit was made from (None)."""
+    mine = case.split("train", gone=True).x
+    shown = mine if k is None else case.few(k).where(case.few(k).y == case.digit).x
+    stay = case.split("train", gone=False).x
+    restored = undone(model, shown, stay, alpha=alpha, lam=lam, rcond=rcond, many=len(mine))
+    return case.answered(restored)
+
+
+def scores(cases: Sequence[Case], nets: Mapping[str, Sequence[nn.Module]], attack: Callable[..., float]) -> dict:
+    """Name -> one number a unit: the attack on every network."""
+    return {name: [attack(c, m) for c, m in zip(cases, found, strict=True)] for name, found in nets.items()}
