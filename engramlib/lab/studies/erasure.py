@@ -40,6 +40,7 @@ from engramlib.lab.studies import compensated, forgetting, recording, threats
 from engramlib.lab.training import language as training
 from engramlib.lab.training.language import next_token_loss
 from engramlib.lab.unlearning import text as unlearning
+from engramlib.lab.unlearning.text.engrams import extracted
 from engramlib.running import evaluating
 
 SHOWN = 16  # items that the attacker relearns: the audit's number
@@ -374,9 +375,10 @@ def one_author(here: Scene, model: nn.Module, author: int) -> tuple[Said, Said]:
     return ask(model, here.tokenizer, items[1::2]), ask(again, here.tokenizer, items[1::2])
 
 
-def guessed(here: Scene, model: nn.Module) -> tuple[list[bool], list[bool]]:
+def guessed(here: Scene, model: nn.Module, engram: el.Engram | None = None) -> tuple[list[bool], list[bool]]:
     """Facts that nobody showed after the best of `DRAWS` guesses: an engram that the attacker extracts from the model
-    before him with his few items; and a multiple of what fine-tuning changed, where the weights before it are public.
+    before him with his few items, or has (`engram`); and a multiple of what fine-tuning changed, where the weights
+    before it are public.
     """
     items = plain(here.tokenizer, here.facts(here.problem.forget))
     some, rest = shown(items, here.seed)
@@ -385,8 +387,9 @@ def guessed(here: Scene, model: nn.Module) -> tuple[list[bool], list[bool]]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "too little data")  # it is what the attacker has
         warnings.filterwarnings("ignore", ".*directions are cut")
-        plus, minus = (language.collect(model, here.tokenizer, pairs, batch_size=64) for pairs in (mine, kept[:200]))
-        engram = el.extract(model, plus, minus, rcond=1e-4)
+        if engram is None:
+            sides = (language.collect(model, here.tokenizer, pairs, batch_size=64) for pairs in (mine, kept[:200]))
+            engram = el.extract(model, *sides, rcond=1e-4)
     back = threats.guessed(model, engram, loss, draws=DRAWS, seed=here.seed)
     asked = [items[i] for i in rest]
     found = ask(back, here.tokenizer, asked).right
@@ -522,6 +525,15 @@ def grid(seed: int) -> list[Row]:
     return rows
 
 
+def with_the_file(seed: int, best: Mapping[str, object]) -> list[Row]:
+    """Rows of guesses that must work: the W-Norm edit's own engram was kept, and is added back by guess."""
+    here = scene(seed)
+    model = edited(here.problem, "W-Norm", best)
+    right, _ = guessed(here, model, extracted(here.problem, 1.0, "all"))
+    facts_of = {"study": "threat", "seed": seed, "edit": "W-Norm, file kept", "threat": "a hundred guesses"}
+    return [{**facts_of, "n": len(right), "right": packed(right), "nll": None}]
+
+
 def forgotten(edit: str, seed: int, best: Mapping[str, object]) -> list[Row]:
     """All rows of one edit on the models of one seed: of what closed forms tried, every strength."""
     here, rows = scene(seed), []
@@ -548,6 +560,13 @@ def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
                 return forgotten(edit, seed, best["settings"])
 
             yield {"edit": edit, "seed": seed}, rows
+    for seed in recorder.seeds:
+
+        def again(seed: int = seed) -> list[Row]:
+            (best,) = runs.select(recorder.rows, {"study": "tries", "edit": "W-Norm", "chosen": True})
+            return with_the_file(seed, best["settings"])
+
+        yield {"edit": "W-Norm, file kept", "seed": seed}, again
 
 
 # ------------------------------------------------------------------------------------------------------ judging
