@@ -1,6 +1,7 @@
 """Erased, or suppressed? What comes back of the authors that a small Llama forgot: chapter 17's recorded run.
 
-    python -m engramlib.lab.studies erasure --record      # data/runs/erasure-authors.json; resumes
+    python -m engramlib.lab.studies erasure --record                  # data/runs/erasure-authors.json; resumes
+    python -m engramlib.lab.studies erasure --record --data digits    # data/runs/erasure-digits.json: `threats`
 
 Every attack is done to the edited model, to the one that was retrained without these authors, and to one on which it
 must work; `threats.judge` compares them. A *fact* is the part of an answer that no grammar gives away: the value. Rows:
@@ -10,6 +11,7 @@ must work; `threats.judge` compares them. A *fact* is the part of an answer that
               before and after relearning on `SHOWN` items, on those that were not shown
     threat    seed, edit, threat, n, right, nll: `right` has a 1 for each fact that the model gives and a 0 for each
               that it does not, the same facts for all models; `nll`, in nats, of the answers' or the values' tokens
+    places    seed, place, change, change_kept: how much the NLL of the answers rises if only some matrices are edited
     babble    seed, edit, context, n, share: answers to kept questions that have no end or repeat themselves
 
 A pretrained model (`lab.studies.pretrained`) can be attacked in the same way and is not recorded here.
@@ -17,11 +19,12 @@ A pretrained model (`lab.studies.pretrained`) can be attacked in the same way an
 
 from __future__ import annotations
 
+import argparse
 import copy
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from statistics import fmean
 
@@ -30,16 +33,17 @@ from torch import Tensor, nn
 
 import engramlib as el
 from engramlib import language
-from engramlib.lab.data import QuestionData
+from engramlib.lab.data import QuestionData, digits
 from engramlib.lab.data.questions import PROMPT, Question
 from engramlib.lab.metrics import resolution
 from engramlib.lab.metrics.tofu.generation import generate
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
-from engramlib.lab.studies import compensated, forgetting, recording, threats
+from engramlib.lab.studies import compensated, forgetting, mlp, recording, threats
 from engramlib.lab.training import language as training
 from engramlib.lab.training.language import next_token_loss
 from engramlib.lab.unlearning import text as unlearning
+from engramlib.lab.unlearning.text.engrams import edited as cut
 from engramlib.lab.unlearning.text.engrams import extracted
 from engramlib.running import evaluating
 
@@ -75,6 +79,14 @@ METHODS = {
 CLOSED = ("uniform", "W-Norm", "λ", "compensated")
 RECORDED = (*CLOSED, "NPO", "RMU", "I don't know")  # GradDiff has its settings, and an hour has an end
 REFERENCES = ("full", "retain")
+# The audit's sets of matrices; α is what the rehearsal chose for W-Norm.
+PLACES = {
+    "all": r".*_proj",
+    "Q+K": r".*\.(q|k)_proj",
+    "V+O": r".*\.(v|o)_proj",
+    "gate": r".*\.gate_proj",
+    "up+down": r".*\.(up|down)_proj",
+}
 
 
 def edited(problem: unlearning.Problem, edit: str, settings: Mapping[str, object]) -> nn.Module:
@@ -525,6 +537,23 @@ def grid(seed: int) -> list[Row]:
     return rows
 
 
+def places(seed: int, best: Mapping[str, object]) -> list[Row]:
+    """Rows of "places": the W-Norm edit in some of the matrices only, each with its strength in the whole."""
+    here = scene(seed)
+    whole = extracted(here.problem, 1.0, "all").norm_weighted()
+    asked = [plain(here.tokenizer, part) for part in (here.facts(here.problem.forget), here.taught(160))]
+
+    def nll(model: nn.Module) -> list[float]:
+        return [ask(model, here.tokenizer, items).nll for items in asked]
+
+    before, rows = nll(here.problem.model), []
+    for place, names in PLACES.items():
+        now = nll(cut(here.problem, whole.select(names), best["alpha"]))
+        change, kept = (b - a for a, b in zip(before, now, strict=True))
+        rows.append({"study": "places", "seed": seed, "place": place, "change": change, "change_kept": kept})
+    return rows
+
+
 def with_the_file(seed: int, best: Mapping[str, object]) -> list[Row]:
     """Rows of guesses that must work: the W-Norm edit's own engram was kept, and is added back by guess."""
     here = scene(seed)
@@ -560,13 +589,14 @@ def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
                 return forgotten(edit, seed, best["settings"])
 
             yield {"edit": edit, "seed": seed}, rows
+
+    def chosen(make: Callable[[int, Mapping[str, object]], list[Row]], seed: int) -> list[Row]:
+        (best,) = runs.select(recorder.rows, {"study": "tries", "edit": "W-Norm", "chosen": True})
+        return make(seed, best["settings"])
+
     for seed in recorder.seeds:
-
-        def again(seed: int = seed) -> list[Row]:
-            (best,) = runs.select(recorder.rows, {"study": "tries", "edit": "W-Norm", "chosen": True})
-            return with_the_file(seed, best["settings"])
-
-        yield {"edit": "W-Norm, file kept", "seed": seed}, again
+        yield {"edit": "W-Norm, file kept", "seed": seed}, partial(chosen, with_the_file, seed)
+        yield {"edit": "W-Norm in places", "seed": seed}, partial(chosen, places, seed)
 
 
 # ------------------------------------------------------------------------------------------------------ judging
@@ -591,13 +621,27 @@ def more_right(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]]) -> reso
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = recording.parser("erasure", __doc__, "erasure-authors").parse_args(argv)
+    options = recording.parser("erasure", __doc__, "erasure-<data>")
+    options.add_argument("--data", choices=("authors", "digits"), default="authors")
+    args = options.parse_args(argv)
+    if args.data == "digits":
+        return _digits(args)
     if not args.record:
         here = scene(0)
         recording.show({"frontier": [frontier(here, here.case.model(kind), kind, {}, True) for kind in REFERENCES]})
         return 0
     config = {"settings": SETTINGS, "shown": SHOWN, "epochs": EPOCHS, "lr": RATE, "draws": DRAWS, "left": LEFT}
     recording.record("erasure-authors", parts, args, config=config, seeds=range(3), data=scene(0).data)
+    return 0
+
+
+def _digits(args: argparse.Namespace) -> int:
+    if not args.record:
+        recording.show({"frontier": threats.frontier(threats.case(*threats.UNITS[0]))})
+        return 0
+    config = {"strengths": threats.STRENGTHS, "few": threats.FEW, "steps": threats.STEPS, "digits": asdict(mlp.DIGITS)}
+    seeds = [seed for seed, _ in threats.UNITS]
+    recording.record("erasure-digits", threats.parts, args, config=config, seeds=seeds, data=digits())
     return 0
 
 

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import fmean
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,9 @@ from engramlib.lab.data import Split
 from engramlib.lab.metrics import resolution
 from engramlib.lab.metrics.representation import logistic
 from engramlib.lab.metrics.resolution import Interval
-from engramlib.lab.studies import compensated, mlp
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
+from engramlib.lab.studies import compensated, mlp, recording
 from engramlib.lab.training import train_classifier
 from engramlib.lab.unlearning import vision
 from engramlib.layers import find_layers
@@ -230,11 +234,11 @@ class Case:
 
     subject: compensated.Subject
     digit: int
-    retrained: nn.Module
+    retrained: nn.Sequential
     _kept: dict = field(default_factory=dict, init=False, repr=False)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         return self.subject.model
 
     def split(self, name: str, *, gone: bool | None = None) -> Split:
@@ -297,14 +301,15 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "W-Norm": (1.0, 2.0, 3.0, 4.0),
     "λ and cut": (1.0, 1.5, 2.0, 3.0),
     "compensated": (1.0, 1.25, 1.5, 2.0),
+    "NegGrad+": (0.01, 0.013, 0.017),
 }
 GOAL = compensated.GOAL  # of the digit at most this much may be left, on validation images
 LAM, CUT = 3.0, 1e-3  # chapter 18's validation images chose them for the plain edit
 
 
-def edited(case: Case, family: str, strength: float) -> nn.Module:
-    """The network without the digit; `strength` is α. Other settings are the paper's, or what validation images chose
-    in chapter 18.
+def edited(case: Case, family: str, strength: float) -> Any:
+    """The network without the digit. `strength` is α, for NegGrad+ the learning rate; other settings are the paper's,
+    or what validation images chose in chapter 18.
     """
     if family == "uniform":
         return el.ablate(case.model, case.engram(1.0, 1e-6), strength)
@@ -316,28 +321,30 @@ def edited(case: Case, family: str, strength: float) -> nn.Module:
         return case.subject.without(case.digit, compensated.Knife("compensated", LAM, strength))
     if family == "last layer":
         return el.ablate(case.model, case.engram(LAM, CUT).select(["fc3"]), strength)
-    raise ValueError(f"edited: no family {family!r}; choose from {', '.join(STRENGTHS)}, last layer.")
+    if family != "NegGrad+":
+        raise ValueError(f"edited: no family {family!r}; choose from {', '.join(STRENGTHS)}, last layer.")
+    problem = vision.Problem(case.model, case.subject.data.flat(), (case.digit,), seed=case.subject.seed)
+    return vision.METHODS["neggrad_plus"].run(problem, lr=strength, alpha=0.95, epochs=3)
 
 
-def descended(cases: Sequence[Case]) -> list[nn.Module]:
-    """NegGrad+, a method that trains: the nine settings of its grid tried on the first case, the best used for all."""
-    problems = [vision.Problem(c.model, c.subject.data.flat(), (c.digit,), seed=c.subject.seed) for c in cases]
-    best = vision.tune("neggrad_plus", problems[0]).settings
-    return [vision.apply("neggrad_plus", problem, best).model for problem in problems]
-
-
-def distilled(case: Case, teacher: nn.Sequential, *, epochs: int = 20, lr: float = 1e-3) -> nn.Sequential:
+def distilled(
+    case: Case, teacher: nn.Sequential, *, silent: bool = True, epochs: int = 20, lr: float = 1e-3
+) -> nn.Sequential:
     """A fresh network that learns what `teacher` answers to the images that stay, and sees nothing else.
 
-    Loss: KL(teacher ‖ student) of the answers, Adam, batches of 64. It costs what retraining does and needs no labels.
-    Source: the idea that distilling after unlearning makes it robust, Lee et al. 2025 (arXiv:2506.06278).
+    `silent`: the teacher's score for the digit is left out of its answers; a few thousandths of a probability would
+    tell the student what looks like it. Loss: KL(teacher ‖ student), Adam, batches of 64. It costs what retraining does
+    and needs no labels. Source: Lee et al. 2025 (arXiv:2506.06278), that distilling after unlearning makes it robust.
     """
     linear = [layer for layer in teacher if isinstance(layer, nn.Linear)]
     sizes = [linear[0].in_features, *(layer.out_features for layer in linear)]
     student = models.mlp(sizes, seed=1000 + case.subject.seed)
     x = case.split("train", gone=False).x
     with torch.no_grad():
-        wanted = teacher(x).softmax(1)
+        scores = teacher(x)
+        if silent:
+            scores[:, case.digit] = -torch.inf
+        wanted = scores.softmax(1)
     order = torch.Generator().manual_seed(case.subject.seed)
     optimiser = torch.optim.Adam(student.parameters(), lr=lr)
     with torch.enable_grad():
@@ -349,14 +356,14 @@ def distilled(case: Case, teacher: nn.Sequential, *, epochs: int = 20, lr: float
     return student.eval()
 
 
-def chosen(cases: Sequence[Case], tried: Mapping[float, Sequence[nn.Module]]) -> float:
-    """Of the strengths tried, each with a network a case: who keeps most on validation images, of those that leave at
-    most `GOAL` of the digit; else who leaves least.
+def chosen(rows: Iterable[Row], family: str) -> float:
+    """Out of rows of "frontier": the strength that keeps most on validation images, of those that leave at most `GOAL`
+    of the digit, means over units; else who leaves least.
     """
-    found = {}
-    for strength, nets in tried.items():
-        asked = [c.asked(m, "val") for c, m in zip(cases, nets, strict=True)]
-        found[strength] = fmean(left for left, _ in asked), fmean(kept for _, kept in asked)
+    tried: dict[float, list[tuple[float, float]]] = {}
+    for row in runs.select(rows, {"study": "frontier", "edit": family}):
+        tried.setdefault(row["strength"], []).append((row["val_left"], row["val_kept"]))
+    found = {strength: tuple(map(fmean, zip(*pairs, strict=True))) for strength, pairs in tried.items()}
     enough = [strength for strength, (left, _) in found.items() if left <= GOAL]
     if enough:
         return max(enough, key=lambda strength: found[strength][1])
@@ -520,3 +527,96 @@ def rounded_away(case: Case, bits: int) -> nn.Module:
         return F.cross_entropy(model(stay.x), stay.y) - 0.3 * lost
 
     return hidden_in_the_grid(case.model, loss, bits=bits)
+
+
+# ------------------------------------------------------------------------------------------------------- recording
+
+AS_IT_IS, HUSHED, LAST_LAYER, STUDENT, ECHO, NEVER = (
+    "as trained",
+    "one bias lowered",
+    "last layer",
+    "distilled",
+    "distilled, digit's score too",
+    "never saw it",
+)
+
+
+def frontier(case: Case) -> list[Row]:
+    """Rows of "frontier": every family and strength on one unit. `back`: after relearning, one draw."""
+    rows = []
+    for family, strengths in STRENGTHS.items():
+        for strength in strengths:
+            net = edited(case, family, strength)
+            asked = {"val_": case.asked(net, "val"), "": case.asked(net)}
+            named = {
+                f"{split}{what}": v
+                for split, pair in asked.items()
+                for what, v in zip(("left", "kept"), pair, strict=True)
+            }
+            facts: Row = {"study": "frontier", "seed": case.subject.seed, "digit": case.digit, "edit": family}
+            rows.append({**facts, "strength": strength, **named, "back": recovered(case, net, draws=1)})
+    return rows
+
+
+def networks(case: Case, strengths: Mapping[str, float]) -> dict[str, nn.Sequential]:
+    """Everything that is attacked on one unit."""
+    nets = {
+        AS_IT_IS: case.model,
+        HUSHED: hushed(case.model, case.digit),
+        LAST_LAYER: edited(case, LAST_LAYER, 2.0),
+        **{family: edited(case, family, strength) for family, strength in strengths.items()},
+    }
+    teacher = nets["λ and cut"]
+    students = {STUDENT: distilled(case, teacher), ECHO: distilled(case, teacher, silent=False)}
+    return {**nets, **students, NEVER: case.retrained}
+
+
+def attacked(case: Case, strengths: Mapping[str, float]) -> list[Row]:
+    """Rows of "threat": seed, digit, edit, threat, `value` (see `back`), and `kept`, the others' accuracy."""
+    nets, rows = networks(case, strengths), []
+    kept = {edit: case.asked(net)[1] for edit, net in nets.items()}
+
+    def add(edit: str, threat: str, value: float) -> None:
+        facts = {"study": "threat", "seed": case.subject.seed, "digit": case.digit, "edit": edit, "threat": threat}
+        rows.append({**facts, "value": value, "kept": kept.get(edit)})
+
+    for edit, net in nets.items():
+        add(edit, "asked plainly", case.answered(net))
+        add(edit, "one bias learned", recovered(case, net, steps=0))
+        add(edit, "relearning", recovered(case, net))
+        add(edit, "relearning, a stranger", recovered(case, net, stranger=True))
+        for kind in ("linear", "kernel"):
+            for layer, value in reads(case, net, kind=kind).items():
+                add(edit, f"{kind} probe, {layer}", value)
+        for bits in (8, 4):
+            add(edit, f"{bits} bits", case.answered(quantised(net, bits)))
+        if edit in strengths or edit in (STUDENT, NEVER):
+            add(edit, "a hundred guesses", guess(case, net))
+    in_grid = rounded_away(case, 4)
+    add("in the grid", "asked plainly", case.answered(in_grid))
+    add("in the grid", "4 bits", case.answered(quantised(in_grid, 4)))
+    add("file kept", "a hundred guesses", guess(case, nets["uniform"], engram=case.engram(1.0, 1e-6)))
+    for family in FORMULAS:
+        add(family, "its formula", invert(case, nets[family], family, strengths[family]))
+        add(f"{family}, all images", "its formula", invert(case, nets[family], family, strengths[family], k=None))
+        add(f"{NEVER}, {family}", "its formula", invert(case, case.retrained, family, strengths[family]))
+    return rows
+
+
+def values(rows: Iterable[Row], edit: str, threat: str) -> list[float]:
+    """One number a unit, in the order of the units."""
+    found = runs.select(rows, {"study": "threat", "edit": edit, "threat": threat})
+    return [row["value"] for row in sorted(found, key=lambda row: row["seed"])]
+
+
+def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
+    """What `python -m engramlib.lab.studies erasure --record --data digits` records."""
+    known = cache(case)
+    for unit in UNITS:
+        yield {"study": "frontier", "unit": list(unit)}, lambda unit=unit: frontier(known(*unit))
+    for unit in UNITS:
+
+        def rows(unit: tuple[int, int] = unit) -> list[Row]:
+            return attacked(known(*unit), {family: chosen(recorder.rows, family) for family in STRENGTHS})
+
+        yield {"study": "threat", "unit": list(unit)}, rows

@@ -243,3 +243,4 @@ def test_a_recording_resumes_and_has_every_edit_and_threat(taught, tokenizer, da
     assert len(run.where(study="frontier", edit="W-Norm")) == 3
     assert {r["context"] for r in run.where(study="babble", edit="retain")} == {"none", "unrelated"}
     assert run.where(edit="W-Norm, file kept")
+    assert [r["place"] for r in run.where(study="places")] == ["all", "Q+K", "V+O", "gate", "up+down"]

@@ -11,7 +11,8 @@ from engramlib.lab import models
 from engramlib.lab.data import Split, digits
 from engramlib.lab.metrics import resolution
 from engramlib.lab.metrics.resolution import Interval
-from engramlib.lab.studies import compensated, mlp, threats
+from engramlib.lab.records import runs
+from engramlib.lab.studies import compensated, erasure, mlp, threats
 from engramlib.lab.training import train_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:too little data")
@@ -203,15 +204,44 @@ def test_a_student_of_what_stays_never_saw_what_went(case):
     assert threats.recovered(case, student, steps=0) < threats.recovered(case, threats.hushed(case.model, 4), steps=0)
 
 
-def test_strengths_are_chosen_on_validation_images(case, monkeypatch):
-    said = {"gentle": (0.2, 0.99), "firm": (0.04, 0.9), "hard": (0.0, 0.8)}
+def test_strengths_are_chosen_on_validation_images():
+    def rows(**said):
+        return [
+            {
+                "study": "frontier",
+                "edit": "W-Norm",
+                "strength": float(k),
+                "val_left": left,
+                "val_kept": kept,
+                "kept": 1.0,
+            }
+            for k, pairs in zip((1, 2, 3), said.values(), strict=True)
+            for left, kept in pairs
+        ]
+
+    gentle, hard = [(0.2, 0.99), (0.2, 0.99)], [(0.0, 0.8), (0.0, 0.8)]
+    assert threats.chosen(rows(a=gentle, b=[(0.0, 0.9), (0.1, 0.9)], c=hard), "W-Norm") == 2.0  # .05 on average
+    assert threats.chosen(rows(a=gentle, b=gentle, c=[(0.1, 0.8), (0.08, 0.8)]), "W-Norm") == 3.0
+
+
+def test_a_recording_has_every_edit_and_threat(case, monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "_folder", lambda given: tmp_path)
+    monkeypatch.setattr(threats, "UNITS", ((0, 4), (1, 4)))
     monkeypatch.setattr(
-        threats.Case, "asked", lambda self, model, split="test": said[model] if split == "val" else 1 / 0
+        threats, "case", lambda seed, digit: threats.Case(replace(case.subject, seed=seed), digit, case.retrained)
     )
-    tried = {1.0: ["gentle"], 2.0: ["firm"], 3.0: ["hard"]}
-    assert threats.chosen([case], tried) == 2.0
-    said["firm"], said["hard"] = (0.3, 0.9), (0.2, 0.8)
-    assert threats.chosen([case], {2.0: ["firm"], 3.0: ["hard"]}) == 3.0
+    monkeypatch.setattr(threats, "STRENGTHS", {f: s[2:3] for f, s in threats.STRENGTHS.items()})
+    assert erasure.main(["--record", "--data", "digits"]) == 0
+    run = runs.load("erasure-digits")
+    assert len(run.where(study="frontier")) == 2 * len(threats.STRENGTHS)
+    everywhere = {threat for threat in {r["threat"] for r in run.rows if r["study"] == "threat"}}
+    formula = threats.values(run.rows, "uniform, all images", "its formula")
+    assert len(formula) == 2 and min(formula) > 0.7
+    for edit in (*threats.STRENGTHS, threats.STUDENT, threats.NEVER):
+        there = {r["threat"] for r in run.where(study="threat", edit=edit)}
+        assert everywhere - there <= {"its formula"}, edit
+    assert threats.values(run.rows, threats.HUSHED, "asked plainly") == [0.0, 0.0]
+    assert max(threats.values(run.rows, "in the grid", "asked plainly")) < 0.4
 
 
 def test_each_family_is_its_call_of_the_package(case):
