@@ -301,7 +301,7 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "W-Norm": (1.0, 2.0, 3.0, 4.0),
     "λ and cut": (1.0, 1.5, 2.0, 3.0),
     "compensated": (1.0, 1.25, 1.5, 2.0),
-    "NegGrad+": (0.01, 0.013, 0.017),
+    "NegGrad+": (0.01, 0.013, 0.015, 0.017),
 }
 GOAL = compensated.GOAL  # of the digit at most this much may be left, on validation images
 LAM, CUT = 3.0, 1e-3  # chapter 18's validation images chose them for the plain edit
@@ -531,14 +531,9 @@ def rounded_away(case: Case, bits: int) -> nn.Module:
 
 # ------------------------------------------------------------------------------------------------------- recording
 
-AS_IT_IS, HUSHED, LAST_LAYER, STUDENT, ECHO, NEVER = (
-    "as trained",
-    "one bias lowered",
-    "last layer",
-    "distilled",
-    "distilled, digit's score too",
-    "never saw it",
-)
+AS_IT_IS, HUSHED, LAST_LAYER = "as trained", "one bias lowered", "last layer"
+STUDENT, ECHO = "distilled", "distilled, digit's score too"
+NEVER, PUPIL = "never saw it", "never saw it, distilled"  # the second is what a student is compared with
 
 
 def frontier(case: Case) -> list[Row]:
@@ -568,7 +563,7 @@ def networks(case: Case, strengths: Mapping[str, float]) -> dict[str, nn.Sequent
     }
     teacher = nets["λ and cut"]
     students = {STUDENT: distilled(case, teacher), ECHO: distilled(case, teacher, silent=False)}
-    return {**nets, **students, NEVER: case.retrained}
+    return {**nets, **students, NEVER: case.retrained, PUPIL: distilled(case, case.retrained)}
 
 
 def attacked(case: Case, strengths: Mapping[str, float]) -> list[Row]:
@@ -590,7 +585,7 @@ def attacked(case: Case, strengths: Mapping[str, float]) -> list[Row]:
                 add(edit, f"{kind} probe, {layer}", value)
         for bits in (8, 4):
             add(edit, f"{bits} bits", case.answered(quantised(net, bits)))
-        if edit in strengths or edit in (STUDENT, NEVER):
+        if edit in strengths or edit in (STUDENT, NEVER, PUPIL):
             add(edit, "a hundred guesses", guess(case, net))
     in_grid = rounded_away(case, 4)
     add("in the grid", "asked plainly", case.answered(in_grid))
