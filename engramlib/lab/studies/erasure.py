@@ -77,7 +77,7 @@ METHODS = {
     "I don't know": "idknll",
 }
 CLOSED = ("uniform", "W-Norm", "λ", "compensated")
-RECORDED = (*CLOSED, "NPO", "RMU", "I don't know")  # GradDiff has its settings, and an hour has an end
+RECORDED = (*CLOSED, "NPO", "I don't know", "RMU")  # GradDiff has its settings, and an hour has an end
 REFERENCES = ("full", "retain")
 # The audit's sets of matrices; α is what the rehearsal chose for W-Norm.
 PLACES = {
@@ -576,6 +576,10 @@ def forgotten(edit: str, seed: int, best: Mapping[str, object]) -> list[Row]:
 
 
 def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
+    def chosen(make: Callable[[int, Mapping[str, object]], list[Row]], seed: int, edit: str = "W-Norm") -> list[Row]:
+        (best,) = runs.select(recorder.rows, {"study": "tries", "edit": edit, "chosen": True})
+        return make(seed, best["settings"])
+
     for seed in recorder.seeds:
         for edit in REFERENCES:
             yield {"edit": edit, "seed": seed}, partial(reference, edit, seed)
@@ -583,20 +587,11 @@ def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
     for edit in RECORDED:
         yield {"edit": edit, "role": "rehearsal"}, partial(tries, edit)
         for seed in recorder.seeds:
-
-            def rows(edit: str = edit, seed: int = seed) -> list[Row]:
-                (best,) = runs.select(recorder.rows, {"study": "tries", "edit": edit, "chosen": True})
-                return forgotten(edit, seed, best["settings"])
-
-            yield {"edit": edit, "seed": seed}, rows
-
-    def chosen(make: Callable[[int, Mapping[str, object]], list[Row]], seed: int) -> list[Row]:
-        (best,) = runs.select(recorder.rows, {"study": "tries", "edit": "W-Norm", "chosen": True})
-        return make(seed, best["settings"])
-
-    for seed in recorder.seeds:
-        yield {"edit": "W-Norm, file kept", "seed": seed}, partial(chosen, with_the_file, seed)
-        yield {"edit": "W-Norm in places", "seed": seed}, partial(chosen, places, seed)
+            yield {"edit": edit, "seed": seed}, partial(chosen, partial(forgotten, edit), seed, edit)
+        if edit == "W-Norm":
+            for seed in recorder.seeds:
+                yield {"edit": "W-Norm, file kept", "seed": seed}, partial(chosen, with_the_file, seed)
+                yield {"edit": "W-Norm in places", "seed": seed}, partial(chosen, places, seed)
 
 
 # ------------------------------------------------------------------------------------------------------ judging
