@@ -610,6 +610,30 @@ def over_facts(
     return threats.judge(*(more_right(found, control) for found in (edited, works)))
 
 
+# Threat of chapter 17's table -> the name in the rows, and the model on which it must work.
+WORKS = {
+    "asked plainly": ("asked", "full"),
+    "beginning of the answer": ("beginning of the answer", "full"),
+    "other words": ("other words", "full"),
+    "other answers in context": ("other answers in context", "full"),
+    "unrelated context": ("unrelated context", "full"),
+    "4 bits": ("4 bits", "in the grid"),
+    "relearning, 16 answers": ("relearning, forgotten", "I don't know"),
+    "relearning, one author": ("relearning one author", "full"),
+    "linear probe, block 3": ("linear probe, layer 3", "full"),
+    "kernel probe, block 3": ("kernel probe, layer 3", "full"),
+    "a hundred guesses": ("a hundred guesses", "W-Norm, file kept"),
+}
+
+
+def verdict(rows: Sequence[Row], edit: str, threat: str) -> threats.Verdict:
+    """`over_facts` for one cell of the table: rows of "threat", an edit, and a key of `WORKS`."""
+    if threat not in WORKS:
+        raise ValueError(f"verdict: no threat {threat!r}; choose from {', '.join(WORKS)}.")
+    name, works = WORKS[threat]
+    return over_facts(*(flags(rows, who, name) for who in (edit, "retain", works)))
+
+
 def more_right(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]]) -> resolution.Interval:
     """What the first network of each pair gives more than the second."""
     return resolution.less_right(a, b)

@@ -604,6 +604,46 @@ def values(rows: Iterable[Row], edit: str, threat: str) -> list[float]:
     return [row["value"] for row in sorted(found, key=lambda row: row["seed"])]
 
 
+# Threat -> the network on which it must work.
+WORKS = {
+    "asked plainly": AS_IT_IS,
+    "8 bits": AS_IT_IS,
+    "4 bits": "in the grid",
+    "one bias learned": HUSHED,
+    "relearning": HUSHED,
+    "linear probe, fc1": HUSHED,
+    "linear probe, fc2": HUSHED,
+    "kernel probe, fc2": HUSHED,
+    "linear probe, fc3": AS_IT_IS,
+    "a hundred guesses": "file kept",
+}
+BEYOND, FEW_IMAGES, ALL_IMAGES = "relearning, beyond a stranger", "its formula, two images", "its formula, all images"
+THREATS = (*WORKS, BEYOND, FEW_IMAGES, ALL_IMAGES)
+
+
+def verdict(rows: Sequence[Row], edit: str, threat: str, *, control: str = NEVER) -> Verdict | None:
+    """`over_units` for one cell of chapter 17's table: rows of "threat", an edit, one of `THREATS`. None: not measured.
+
+    `BEYOND` compares what comes back of the digit with what comes of a stranger, network by network.
+    """
+    if threat not in THREATS:
+        raise ValueError(f"verdict: no threat {threat!r}; choose from {', '.join(THREATS)}.")
+    if threat in (FEW_IMAGES, ALL_IMAGES):
+        every, never = f"{edit}, all images", f"{control}, {edit}"
+        who = (edit, never, every) if threat == FEW_IMAGES else (every, never, AS_IT_IS)
+        how = ("its formula",) * 2 + ("its formula" if threat == FEW_IMAGES else "asked plainly",)
+        found = [values(rows, w, t) for w, t in zip(who, how, strict=True)]
+    elif threat == BEYOND:
+        own, other = ([values(rows, w, t) for w in (edit, control, HUSHED)] for t in RELEARNED)
+        found = [[a - b for a, b in zip(x, y, strict=True)] for x, y in zip(own, other, strict=True)]
+    else:
+        found = [values(rows, w, threat) for w in (edit, control, WORKS[threat])]
+    return over_units(*found) if all(found) else None
+
+
+RELEARNED = ("relearning", "relearning, a stranger")
+
+
 def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
     """What `python -m engramlib.lab.studies erasure --record --data digits` records."""
     known = cache(case)

@@ -189,6 +189,19 @@ def test_verdicts_compare_the_same_facts():
     ]
     assert study.flags(rows, "NPO", "asked") == [[True, True, False], [False, False, True]]
     assert study.packed([True, False, True]) == "101"
+    rows = [
+        {"study": "threat", "seed": s, "edit": edit, "threat": "asked", "n": 40, "right": right, "nll": None}
+        for edit, right in (
+            ("full", "1" * 40),
+            ("NPO", "0" * 39 + "1"),
+            ("retain", "0" * 40),
+            ("λ", "1" * 20 + "0" * 20),
+        )
+        for s in range(3)
+    ]
+    assert [study.verdict(rows, edit, "asked plainly").outcome for edit in ("NPO", "λ")] == ["protected", "not"]
+    with pytest.raises(ValueError, match="no threat"):
+        study.verdict(rows, "NPO", "telepathy")
 
 
 def test_every_setting_is_one_of_its_method():

@@ -246,6 +246,34 @@ def test_a_recording_has_every_edit_and_threat(case, monkeypatch, tmp_path):
     assert max(threats.values(run.rows, "in the grid", "asked plainly")) < 0.4
 
 
+def test_a_cell_of_the_table_compares_what_it_says():
+    def rows(**said):
+        return [
+            {"study": "threat", "edit": edit, "threat": threat, "seed": seed, "value": value + 0.001 * seed}
+            for edit, found in said.items()
+            for threat, value in found.items()
+            for seed in range(5)
+        ]
+
+    found = rows(
+        mine={"relearning": 0.7, "relearning, a stranger": 0.5, "its formula": 0.1},
+        never={"relearning": 0.5, "relearning, a stranger": 0.3, "one bias learned": 0.1},
+    )
+    found = [{**r, "edit": threats.NEVER if r["edit"] == "never" else r["edit"]} for r in found]
+    hushed = rows(hushed={"relearning": 0.9, "relearning, a stranger": 0.3, "one bias learned": 1.0})
+    found += [{**r, "edit": threats.HUSHED} for r in hushed]
+    assert threats.verdict(found, "mine", "relearning").outcome == "not"
+    assert threats.verdict(found, "mine", threats.BEYOND).outcome == "protected"  # as quick with a stranger
+    assert threats.verdict(found, "mine", "one bias learned") is None
+    assert threats.verdict(found, "mine", threats.FEW_IMAGES) is None
+    extra = rows(**{"mine, all images": {"its formula": 1.0}, f"{threats.NEVER}, mine": {"its formula": 0.1}})
+    found += extra + [{**r, "edit": threats.AS_IT_IS, "threat": "asked plainly"} for r in extra[:5]]
+    assert threats.verdict(found, "mine", threats.FEW_IMAGES).outcome == "protected"
+    assert threats.verdict(found, "mine", threats.ALL_IMAGES).outcome == "not"
+    with pytest.raises(ValueError, match="no threat"):
+        threats.verdict(found, "mine", "telepathy")
+
+
 def test_each_family_is_its_call_of_the_package(case):
     engram = case.engram(1.0, 1e-6)
     pairs = {
