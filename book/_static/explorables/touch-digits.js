@@ -107,7 +107,8 @@
       return { line, bar, value };
     });
     const about = make("p");
-    const meter = make("div", { class: "touch-meter", role: "group", "aria-label": "Probe meter" }, about, ...lines.map((l) => l.line));
+    const meter = make("div", { class: "touch-meter", role: "group", "aria-label": "Probe meter" }, about, ...lines.map((l) => l.line),
+      make("p", { class: "touch-hint", text: "First bar short, third bar long: the answer is gone, and what it was made of is not." }));
     const head = make("div", { class: "touch-row touch-head", "aria-hidden": "true" }, make("span", { text: "α, taken out" }),
       make("span", { text: "answer now" }), make("span", { text: "test images read" }));
     const sliders = make("div", { class: "touch-sliders" }, head, ...rows.map((r) => r.row), buttons, meter);
