@@ -21,7 +21,7 @@
     const says = make("output", { "aria-live": "polite" });
     const kind = make("select", { "aria-label": "which digit the test image shows", change: () => take(1) },
       make("option", { value: "", text: "any digit" }), ...DIGITS.map((d) => make("option", { value: d, text: `a ${d}` })));
-    const draw = make("div", { class: "touch-draw" }, make("p", { class: "touch-hint", text: "Draw a digit here, or take a test image." }), pad,
+    const draw = make("div", { class: "touch-draw" }, make("p", { class: "touch-hint", text: "Draw here, or take a test image." }), pad,
       make("div", { class: "touch-buttons" }, make("button", { type: "button", text: "Clear", click: clear }),
         make("button", { type: "button", text: "Test image", click: () => take(1) }), kind),
       make("div", { class: "touch-says" }, eight, says));
