@@ -26,17 +26,19 @@ def first_words(chapter: str) -> str:
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_the_landing_page_shows_the_result_in_its_first_screen(tab, viewport):
+def test_the_landing_page_can_be_touched_in_its_first_screen(tab, viewport):
+    """The sentence, the way in, and a field to draw in with the first sliders beside or below it."""
     one = tab(viewport=viewport)
     one.open(LANDING)
-    pictures = [svg.bounding_box() for svg in one.page.query_selector_all(".engram-hero svg") if svg.is_visible()]
-    assert len(pictures) == 1, "one picture, not one for each width"
-    sentence = one.page.query_selector("article h1 + p").bounding_box()
-    button = one.page.query_selector(".engram-buttons a").bounding_box()
-    for box in (pictures[0], sentence, button):
+    one.page.wait_for_selector(".touch-row input")
+    sliders = one.page.query_selector_all(".touch-row input")
+    shown = ["article h1 + p", ".engram-buttons a", ".touch-pad", ".touch-says output"]
+    for part in [*map(one.page.query_selector, shown), *sliders[: 10 if viewport is DESKTOP else 3]]:
+        box = part.bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= viewport["height"], box
         assert box["x"] >= 0 and box["x"] + box["width"] <= viewport["width"], box
-    assert pictures[0]["width"] > 300, "too small to read"
+    pictures = [svg.bounding_box() for svg in one.page.query_selector_all(".engram-hero svg") if svg.is_visible()]
+    assert len(pictures) == 1 and pictures[0]["width"] > 300, "one picture of MNIST, not one for each width"
 
 
 def test_the_root_leads_to_the_landing_page(tab):
