@@ -189,6 +189,28 @@ def test_recorded_cuts_are_edits_of_their_own_cut_and_early_models_are_less_sure
     assert len(early) == len(late) == 1 and min(early) > max(late) + 0.2
 
 
+def test_recorded_controls_are_as_large_as_the_chosen_engram(lab, setting, monkeypatch):
+    """Equal in the weights or on the data, layer by layer; other authors' engram is another edit of the same size."""
+    monkeypatch.setattr(study, "CONTROLLED", ("engram_norm_1", "engram_norm"))
+    with pytest.raises(FileNotFoundError, match="authors-forgetting"):
+        study.record_controls(setting, seeds=range(2))
+    study.record(replace(setting, entrants=("engram_norm_1", "engram_norm")), seeds=range(1))
+    study.record_controls(setting, seeds=range(2))
+    run = runs.load("authors-controls", folder=lab)
+    assert len(run.rows) == 2 * 2 * 6 and {r["study"] for r in run.rows} == {"controls"}
+    (chosen,) = runs.load("authors-forgetting", folder=lab).where(study="tuning", method="engram_norm", chosen=True)
+    rows = run.where(method="engram_norm", seed=1)
+    assert all(r["settings"] == chosen["settings"] for r in rows)
+    size = {(r["edit"], r["draw"]): r["norm"] for r in rows}
+    assert size["random, equal norm", 0] == pytest.approx(size["engram", None], rel=1e-5)
+    assert size["other authors", None] == pytest.approx(size["engram", None], rel=1e-5)
+    assert size["random, equal effect", 0] != pytest.approx(size["random, equal effect", 1], rel=1e-9)
+    problem = study.case(setting, 1).problem()
+    change = chosen["settings"]["alpha"] * study.extracted(problem, 1.0, "all").norm_weighted()
+    (own,) = run.where(method="engram_norm", seed=1, edit="engram")
+    assert (own["left"], own["kept"]) == problem.accuracies(study.edited(problem, change))
+
+
 def test_shares_of_target_and_others_are_one_pass_split_in_two(lab, setting, monkeypatch):
     """What the engrams of both sides take together is all there is: W⁺ + W⁻ = W on the data."""
     brief = replace(trained.AUTHORS.finetune, epochs=1)
