@@ -525,7 +525,7 @@ def record_cuts(setting: Setting, *, seeds: Sequence[int], overwrite: bool = Fal
 
 
 def record_controls(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
-    """Write `data/runs/<name>-controls.json`, at the settings that `<name>-forgetting` chose, which is recorded first."""
+    """Write `data/runs/<name>-controls.json`, at the settings that `<name>-forgetting` (recorded before) chose."""
     rows = runs.load(f"{setting.name}-forgetting").rows
     _record("controls", partial(_controls, rows), setting, seeds, overwrite, restart)
 
