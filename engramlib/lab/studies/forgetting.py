@@ -9,10 +9,11 @@
     python -m engramlib.lab.studies forgetting --record --data tofu-smollm2 --seeds 1           # a published model
     python -m engramlib.lab.studies forgetting --record --data tofu-smollm2 --seeds 1 --cuts
     python -m engramlib.lab.studies forgetting --record --data tofu-smollm2 --seeds 1 --controls  # after the methods
+    python -m engramlib.lab.studies forgetting --record --data tofu-smollm2 --seeds 1 --maps
 
-Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Eight
+Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Nine
 studies: the first three in `<data>-forgetting` and `<data>-second-round`, "places" (with its "tuning") in
-`<data>-places`, "shares" in `<data>-shares`, "cuts" and "certainty" in `<data>-cuts`, "controls" in `<data>-controls`:
+`<data>-places`, "cuts" and "certainty" in `<data>-cuts`, each other one in a recording of its name:
 
     methods    one row an entrant and seed: settings, cost, and the aggregates of `metrics.tofu.compare`
     tuning     one row a setting that was tried on the rehearsal, with its cost, the level that was aimed at (`goal`),
@@ -23,6 +24,7 @@ studies: the first three in `<data>-forgetting` and `<data>-second-round`, "plac
                with "tuning" of an engram and "knows", also for models that learned the questions from fresh weights
     cuts       one row a cut, way to share out the strength, and α: what is left and kept. Nothing is chosen by them
     certainty  the same at α_W-Norm = 1 for models whose fine-tuning ended early, which are less sure of the answers
+    maps       one row a layer, model, target and cut: the engram's relative norm (Fig. 9), and the shares as above
     controls   one row an engram, as chosen, and an edit as large that should not do what it does: what is left and kept
 
 A recording resumes after the last entrant.
@@ -368,6 +370,38 @@ def shares(case: Case) -> list[Row]:
     ]
 
 
+def maps(case: Case, kind: str, target: str) -> list[Row]:
+    """Rows of the study "maps": Fig. 9, ‖W⁺‖/‖W‖ of every layer, in a model of this `kind`, at the paper's cut and at
+    `TYPICAL`.
+
+    `target`: "forget10", or "rehearsal10", authors of whom every model was told. A map that is the same in a model that
+    was never told about its target ("retain", "pretrained") does not show where that memory is. `share_target` and
+    `share_others`: as in "shares".
+    """
+    problem = replace(case.problem(rehearsal=target == "rehearsal10"), model=case.model(kind))
+    plus, minus = problem.moments(None)
+    rows = []
+    for cut, engram in el.extract(problem.model, plus, minus, rcond=[problem.rcond, TYPICAL]).items():
+        taken, others = (share_taken(problem.model, engram, side) for side in (plus, minus))
+        norms = engram.relative_norms()
+        rows += [
+            {
+                "study": "maps",
+                "seed": case.seed,
+                "model": kind,
+                "target": target,
+                "cut": cut,
+                "layer": name,
+                "r": norms[name],
+                "share_target": taken[name],
+                "share_others": others[name],
+                "data_share": plus.count[name] / (plus.count[name] + minus.count[name]),
+            }
+            for name in engram
+        ]
+    return rows
+
+
 def by_cut(problem: unlearning.Problem, numbers: Sequence[float]) -> dict[float | str, el.Engram]:
     """Cut -> the engram (λ = 1) of every layer: those `numbers`, and d · 1.2e-7 under `BY_WIDTH`."""
     plus, minus = problem.moments(None)
@@ -530,6 +564,11 @@ def record_controls(setting: Setting, *, seeds: Sequence[int], overwrite: bool =
     _record("controls", partial(_controls, rows), setting, seeds, overwrite, restart)
 
 
+def record_maps(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
+    """Write `data/runs/<name>-maps.json`: of the model that was told, of two that were not, and of other authors."""
+    _record("maps", _maps, setting, seeds, overwrite, restart)
+
+
 Cases = Mapping[int, Case]
 
 
@@ -591,6 +630,15 @@ def _controls(rows: Sequence[Row], cases: Cases, recorder: runs.Recorder) -> Ite
             yield {"method": name, "seed": seed}, partial(controls, case, name, chosen(rows, name))
 
 
+def _maps(cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
+    for seed, case in cases.items():
+        for kind, target in (
+            *(("full", "forget10"), ("retain", "forget10"), ("pretrained", "forget10")),
+            *(("full", "rehearsal10"), ("pretrained", "rehearsal10")),
+        ):
+            yield {"model": kind, "target": target, "seed": seed}, partial(maps, case, kind, target)
+
+
 def _record(
     what: str,
     parts: Callable[[Cases, runs.Recorder], Iterator[recording.Part]],
@@ -617,6 +665,7 @@ OTHERS = {
     "shares": record_shares,
     "cuts": record_cuts,
     "controls": record_controls,
+    "maps": record_maps,
 }
 
 

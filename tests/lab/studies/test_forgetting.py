@@ -189,6 +189,21 @@ def test_recorded_cuts_are_edits_of_their_own_cut_and_early_models_are_less_sure
     assert len(early) == len(late) == 1 and min(early) > max(late) + 0.2
 
 
+def test_recorded_maps_are_of_the_model_and_the_target_they_name(lab, setting):
+    study.record_maps(setting, seeds=range(1))
+    run = runs.load("authors-maps", folder=lab)
+    problem = study.case(setting, 0).problem(rehearsal=True)
+    norms = study.extracted(problem, 1.0, "all").relative_norms()
+    rows = run.where(model="full", target="rehearsal10", cut=1e-6)
+    assert {r["layer"]: r["r"] for r in rows} == pytest.approx(norms, rel=1e-4)
+    assert all(0 < r["share_others"] < 1 and 0 < r["share_target"] < 1 for r in run.rows)
+    maps = {(r["model"], r["target"], r["cut"]) for r in run.rows}
+    assert len(run.rows) == len(maps) * len(norms) and len(maps) == 2 * 5
+    untold = {r["layer"]: r["r"] for r in run.where(model="retain", target="forget10", cut=1e-6)}
+    told = {r["layer"]: r["r"] for r in run.where(model="full", target="forget10", cut=1e-6)}
+    assert untold != pytest.approx(told, rel=1e-4)
+
+
 def test_recorded_controls_are_as_large_as_the_chosen_engram(lab, setting, monkeypatch):
     """Equal in the weights or on the data, layer by layer; other authors' engram is another edit of the same size."""
     monkeypatch.setattr(study, "CONTROLLED", ("engram_norm_1", "engram_norm"))
