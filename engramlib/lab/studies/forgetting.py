@@ -640,7 +640,7 @@ def _maps(cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
     for seed, case in cases.items():
         for kind, target in (
             *(("full", "forget10"), ("retain", "forget10"), ("pretrained", "forget10")),
-            *(("full", "rehearsal10"), ("pretrained", "rehearsal10")),
+            ("full", "rehearsal10"),
         ):
             yield {"model": kind, "target": target, "seed": seed}, partial(maps, case, kind, target)
 

@@ -198,7 +198,7 @@ def test_recorded_maps_are_of_the_model_and_the_target_they_name(lab, setting):
     assert {r["layer"]: r["r"] for r in rows} == pytest.approx(norms, rel=1e-4)
     assert all(0 < r["share_others"] < 1 and 0 < r["share_target"] < 1 for r in run.rows)
     maps = {(r["model"], r["target"], r["cut"]) for r in run.rows}
-    assert len(run.rows) == len(maps) * len(norms) and len(maps) == 2 * 5
+    assert len(run.rows) == len(maps) * len(norms) and len(maps) == 2 * 4
     untold = {r["layer"]: r["r"] for r in run.where(model="retain", target="forget10", cut=1e-6)}
     told = {r["layer"]: r["r"] for r in run.where(model="full", target="forget10", cut=1e-6)}
     assert untold != pytest.approx(told, rel=1e-4)
