@@ -129,7 +129,7 @@ SHORT = [p for p in CHAPTERS if p.parent.name != "part1" and p.name[:2] not in (
 
 @pytest.mark.parametrize("path", SHORT, ids=lambda p: p.stem)
 def test_a_chapter_shows_code_that_can_be_read_and_few_tables(path):
-    """Part I derives in code and may be longer; chapters 14 and 15 are not there yet. Harness belongs into `studies`."""
+    """Part I derives in code and may be longer; 14 and 15 are not there yet. Harness belongs into `studies`."""
     shown = [c.source for c in cells(path, "code") if not {"hide-input", "exercise"} & set(tags(c))]
     lines = sum(bool(line.strip()) for source in shown for line in source.splitlines())
     drawn = sum(len(re.findall(r"plots\.table\(|replication_table\(", c.source)) for c in cells(path, "code"))
