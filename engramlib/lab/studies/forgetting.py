@@ -101,7 +101,7 @@ SMOLLM2 = Setting(
     {"epochs": 5, "batch_size": 16, "unit": "tokens", "validation": 100, "mixed": True},
     entrants=(
         *("full", "retain", "engram_06", "engram_norm_1", "engram_norm", "engram_lambda"),
-        *("npo", "graddiff", "simnpo", "uce", "task_arithmetic"),
+        *("uce", "task_arithmetic", "npo", "graddiff", "simnpo"),
     ),
     grids={
         "engram_norm": tuple({"alpha": alpha} for alpha in (2.0, 4.0, 8.0)),
