@@ -274,6 +274,20 @@ def test_timed_measures_the_block_also_after_an_error():
     assert 0.015 < timer.seconds < 5
 
 
+def test_peak_memory_counts_what_lives_at_once_and_shared_storage_once():
+    x = torch.zeros(100)  # there before
+    with metrics.PeakMemory() as memory:
+        y = x + 1  # 400 bytes
+        z = y.view(10, 10)  # the same ones
+        del y, z
+        for _ in range(3):
+            torch.ones(50)  # 200, one after the other
+    assert memory.peak == 400
+    with metrics.PeakMemory() as memory:
+        both = [torch.ones(50), torch.ones(50)]
+    assert memory.peak == 400 and len(both) == 2
+
+
 def test_shares_of_target_and_rest_add_up_where_weights_lie_otherwise():
     """W⁺ + W⁻ = W on the data, also for a layer that stores its matrix transposed and in four dimensions."""
     model = nn.Sequential(nn.ConvTranspose2d(3, 5, 2, bias=False))
