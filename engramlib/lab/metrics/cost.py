@@ -42,9 +42,14 @@ def flops(run: Callable[[], object]) -> int:
     in place, as second moments are. Counted by torch's `FlopCounterMode`, which leaves out what is linear in the data
     (activations, normalisation) and factorisations (an eigendecomposition of a d x d matrix is about 9 d³).
     """
+    return sum(operations(run).values())
+
+
+def operations(run: Callable[[], object]) -> dict[str, int]:
+    """`flops` by kind of operation, under torch's names: "mm" for products, "addmm_" for those added up in place."""
     with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
         run()
-    return int(counter.get_total_flops())
+    return {str(kind).split(".")[-1]: int(n) for kind, n in counter.get_flop_counts().get("Global", {}).items()}
 
 
 def _added(total: Sequence[int], a: Sequence[int], b: Sequence[int], *_: object, **__: object) -> int:

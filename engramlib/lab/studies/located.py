@@ -20,6 +20,7 @@ from engramlib.lab.metrics import share_taken
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
 from engramlib.lab.studies.forgetting import Case
+from engramlib.lab.unlearning import text as unlearning
 
 KINDS = ("q", "k", "v", "o", "gate", "up", "down")
 Map = Mapping[str, float]  # layer -> a number
@@ -170,3 +171,12 @@ def padded_tokens(case: Case, split: str, batch_size: int = 64) -> int:
     return sum(
         len(part) * part[0] for part in (lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size))
     )
+
+
+def trained_tokens(problem: unlearning.Problem) -> int:
+    """Tokens, padding included, that an epoch of a method reads which draws as many retained items as forgotten."""
+    total = 0
+    for _, forget, retain in problem.draws():
+        for pairs, rows in ((problem.forget_pairs, forget), (problem.retain_pairs, retain)):
+            total += problem.encode([pairs[i] for i in rows.tolist()])["input_ids"].numel()
+    return total

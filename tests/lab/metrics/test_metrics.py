@@ -260,6 +260,8 @@ def test_flops_by_hand():
 def test_flops_count_products_that_are_added_in_place():
     a, b = torch.zeros(5, 3), torch.zeros(3, 7)
     assert metrics.flops(lambda: torch.zeros(5, 7).addmm_(a, b)) == 2 * 3 * 5 * 7
+    assert metrics.operations(lambda: torch.zeros(5, 7).addmm_(a, b)) == {"addmm_": 2 * 3 * 5 * 7}
+    assert metrics.operations(lambda: a @ b) == {"mm": 2 * 3 * 5 * 7} and metrics.operations(lambda: a + a) == {}
     many = a.expand(4, 5, 3), b.expand(4, 3, 7)
     assert metrics.flops(lambda: torch.zeros(4, 5, 7).baddbmm_(*many)) == 4 * 2 * 3 * 5 * 7
     # One block of Σ is a whole product: the forward pass, 2 n d², and 8 rows of the first batch, which are checked.

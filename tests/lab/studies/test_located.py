@@ -12,6 +12,7 @@ from engramlib import language
 from engramlib.lab import models
 from engramlib.lab.data import authors
 from engramlib.lab.studies import forgetting, located
+from engramlib.lab.unlearning import text as unlearning
 
 pytest.importorskip("transformers")
 
@@ -113,3 +114,5 @@ def test_own_words_and_a_bill(case):
     lengths = [len(case.tokenizer(q + a)["input_ids"]) for q, a in case.data.pairs("forget10")]
     assert located.padded_tokens(case, "forget10", batch_size=1) == sum(lengths)
     assert located.padded_tokens(case, "forget10", batch_size=100) == len(lengths) * max(lengths)
+    problem = unlearning.Problem(case.model("full"), case.tokenizer, case.data, epochs=1, batch_size=1)
+    assert located.trained_tokens(problem) >= sum(lengths)  # and as many retained items
