@@ -6,10 +6,11 @@ It reads the maps that `forgetting` records. Nothing is recorded here.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 
 import torch
 from torch import nn
@@ -43,6 +44,16 @@ def alike(one: Map, other: Map) -> float:
     """Correlation of the logarithms of two maps, over all layers: 1 where they differ by a factor only."""
     both = torch.tensor([[one[n] for n in one], [other[n] for n in one]], dtype=torch.float64).log()
     return float(torch.corrcoef(both)[0, 1])
+
+
+def in_order(one: Map, other: Map) -> int:
+    """Of all pairs of kinds, how many come in the same order in two maps by kind."""
+    return sum((one[a] > one[b]) == (other[a] > other[b]) for a, b in itertools.combinations(KINDS, 2))
+
+
+def factor(one: Map, other: Map) -> float:
+    """By how much two maps differ in the median layer: 1.25 where r is a quarter larger or smaller."""
+    return math.exp(median(abs(math.log(one[n] / other[n])) for n in one))
 
 
 def recorded(rows: Iterable[Row], model: str, target: str, cut: float, key: str = "r") -> dict[str, float]:
@@ -107,6 +118,11 @@ def at_price(points: Sequence[Row], price: float) -> Row:
     return {key: math.exp((1 - t) * math.log(a[key]) + t * math.log(b[key])) for key in ("forget", "alpha")}
 
 
+def priced(case: Case, engram: el.Engram, price: float, start: float = 1.0) -> Row:
+    """`at_price` of the `curve`: what an edit forgets, and at which α, where it costs the retained answers `price`."""
+    return at_price(curve(case, engram, price, start), price)
+
+
 def transplant(into: nn.Module, source: nn.Module, part: str, rows: Sequence[int] | None = None) -> nn.Module:
     """A copy of a model with the parameters of another whose names match `part`, or some `rows` of them."""
     donor, model = dict(source.named_parameters()), copy.deepcopy(into)
@@ -155,6 +171,33 @@ def shift(case: Case, edited: nn.Module, split: str, layers: Iterable[str]) -> d
 
 
 # ------------------------------------------------------------------------------------------------------- the bill
+
+
+LLAMAS = {
+    "1B": {"L": 16, "d": 2048, "m": 8192, "k": 512, "V": 128256},
+    "8B": {"L": 32, "d": 4096, "m": 14336, "k": 1024, "V": 128256},
+    "70B": {"L": 80, "d": 8192, "m": 28672, "k": 1024, "V": 128256},
+}
+_READS = {
+    "q": "attention",
+    "k": "attention",
+    "v": "attention",
+    "o": "heads",
+    "gate": "mlp",
+    "up": "mlp",
+    "down": "inner",
+}
+
+
+def moments_bytes(
+    shape: Mapping[str, int], number: int = 8, *, half: bool = False, kinds: Sequence[str] = KINDS
+) -> int:
+    """Bytes of one set of moments of these kinds of matrices, a Σ for each distinct input: d × d, *down*'s m × m.
+
+    `number`: bytes a number; `half`: without what is there twice by symmetry. A second set, Σ⁻, costs the same again.
+    """
+    widths = [shape["m" if read == "inner" else "d"] for read in {_READS[kind] for kind in kinds}]
+    return shape["L"] * number * sum(w * (w + 1) // 2 if half else w * w for w in widths)
 
 
 def shape_of(config) -> dict[str, int]:

@@ -52,6 +52,9 @@ def test_a_recorded_map_is_read_by_layer_and_averaged_by_kind():
     assert set(located.recorded(rows, "full", "forget10", 1e-6, "selective").values()) == {0.4 / 0.1}
     assert located.alike(found, {n: 3 * r for n, r in reversed(found.items())}) == pytest.approx(1)
     assert located.alike(found, {n: 1 / r for n, r in found.items()}) == pytest.approx(-1)
+    assert located.factor(found, {n: r / 1.2 for n, r in found.items()}) == pytest.approx(1.2)
+    mean = located.by_kind(found)
+    assert located.in_order(mean, mean) == 21 and located.in_order(mean, {k: -r for k, r in mean.items()}) == 0
 
 
 def test_an_engram_of_like_sides_selects_nothing_and_random_weights_have_a_map_too(case, sides):
@@ -88,6 +91,23 @@ def test_the_price_lies_between_the_last_two_points():
         located.at_price(points, 0.5)
 
 
+def test_a_place_is_priced_on_its_own_curve(case, sides, monkeypatch):
+    """A model whose retained NLL grows with the square of what was subtracted."""
+    full = case.model("full")
+    engram = el.extract(full, *sides)
+    name = next(iter(engram))
+    own = full.get_submodule(name).weight.detach().clone()
+
+    def look(_, model):
+        alpha = float((own - model.get_submodule(name).weight).norm() / engram[name].weight.norm())
+        return {"forget": 3 * alpha, "retain": 0.01 * alpha**2}
+
+    monkeypatch.setattr(located, "look", look)
+    found = located.priced(case, engram, 0.02, start=0.5)
+    assert found == pytest.approx({"forget": 3 * 2**0.5, "alpha": 2**0.5}, rel=1e-3)
+    assert torch.equal(full.get_submodule(name).weight, own)
+
+
 def test_a_transplant_changes_what_it_names_and_nothing_else(case):
     full, retain = case.model("full"), case.model("retain")
     mixed = located.transplant(full, retain, r"\.q_proj")
@@ -106,11 +126,14 @@ def test_inputs_move_only_behind_the_edited_layer(case, sides):
     assert all((value > 1e-4) == ("layers.1." in name) for name, value in moved.items())
 
 
-def test_own_words_and_a_bill(case):
+def test_own_words_and_a_bill(case, sides):
     own = located.words_of(case, "forget10") - located.words_of(case, "retain90")
     assert own and own < set(range(len(case.tokenizer)))
     shape = located.shape_of(case.model("full").config)
     assert shape == {"L": 2, "d": 32, "m": 64, "k": 16, "V": len(case.tokenizer)}
+    found = {name: sigma for name, sigma in sides[0].items() if name.endswith("_proj")}
+    assert located.moments_bytes(shape) == sum({id(s): s.numel() * 8 for s in found.values()}.values())
+    assert located.moments_bytes(shape, 4, half=True, kinds=("q", "k", "gate")) == 2 * 4 * 2 * 32 * 33 // 2
     lengths = [len(case.tokenizer(q + a)["input_ids"]) for q, a in case.data.pairs("forget10")]
     assert located.padded_tokens(case, "forget10", batch_size=1) == sum(lengths)
     assert located.padded_tokens(case, "forget10", batch_size=100) == len(lengths) * max(lengths)
