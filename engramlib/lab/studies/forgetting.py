@@ -25,7 +25,7 @@ studies: the first three in `<data>-forgetting` and `<data>-second-round`, "plac
     cuts       one row a cut, way to share out the strength, and α: what is left and kept. Nothing is chosen by them
     certainty  the same at α_W-Norm = 1 for models whose fine-tuning ended early, which are less sure of the answers
     maps       one row a layer, model, target and cut: the engram's relative norm (Fig. 9), and the shares as above
-    controls   one row an engram, as chosen, and an edit as large that should not do what it does: what is left and kept
+    controls   one row an engram, as chosen, its parts, and edits as large that should not do it: what is left and kept
 
 A recording resumes after the last entrant.
 """
@@ -481,11 +481,12 @@ def certainty(case: Case, epochs: int) -> list[Row]:
 
 
 def controls(case: Case, name: str, settings: Settings) -> list[Row]:
-    """Rows of the study "controls", on `forget10`: an engram with its settings, and what is as large as it.
+    """Rows of the study "controls", on `forget10`: an engram with its settings, its parts, and what is as large as it.
 
     `edit`: "engram"; "random, equal norm" and "random, equal effect" (`controls.random_subspace`, as large in the
     weights or on the data; one row a `draw`); "other authors": the engram of `rehearsal10`, brought to the norm that
-    the engram has in each layer. `norm` = ‖what is subtracted‖.
+    the engram has in each layer; "largest layer" alone, the one with the largest ‖what is subtracted‖/‖W‖, and "all but
+    the largest". `norm` = ‖what is subtracted‖.
     """
     problem, strength = case.problem(), float(settings["alpha"])
     plus, minus = problem.moments(None)
@@ -500,11 +501,16 @@ def controls(case: Case, name: str, settings: Settings) -> list[Row]:
         edits["random, equal norm", draw] = control_edits.random_subspace(problem.model, engram, draw)
         edits["random, equal effect", draw] = control_edits.random_subspace(problem.model, engram, draw, moments=total)
     edits["other authors", None] = control_edits.same_norm(found(case.problem(rehearsal=True)), engram)
+    norms = engram.relative_norms()
+    largest = max(norms, key=norms.__getitem__)
+    edits["largest layer", None] = engram.select([largest])
+    edits["all but the largest", None] = engram.select([name for name in engram if name != largest])
     rows = []
     for (edit, draw), change in edits.items():
         left, kept = problem.accuracies(edited(problem, change))
         facts = {"study": "controls", "seed": case.seed, "method": name, "settings": dict(settings)}
-        rows.append({**facts, "edit": edit, "draw": draw, "norm": change.norm(), "left": left, "kept": kept})
+        facts |= {"edit": edit, "draw": draw, "norm": change.norm(), "largest": largest}
+        rows.append({**facts, "left": left, "kept": kept})
     return rows
 
 
@@ -634,7 +640,7 @@ def _maps(cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
     for seed, case in cases.items():
         for kind, target in (
             *(("full", "forget10"), ("retain", "forget10"), ("pretrained", "forget10")),
-            *(("full", "rehearsal10"), ("pretrained", "rehearsal10")),
+            ("full", "rehearsal10"),
         ):
             yield {"model": kind, "target": target, "seed": seed}, partial(maps, case, kind, target)
 

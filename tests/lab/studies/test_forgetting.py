@@ -198,7 +198,7 @@ def test_recorded_maps_are_of_the_model_and_the_target_they_name(lab, setting):
     assert {r["layer"]: r["r"] for r in rows} == pytest.approx(norms, rel=1e-4)
     assert all(0 < r["share_others"] < 1 and 0 < r["share_target"] < 1 for r in run.rows)
     maps = {(r["model"], r["target"], r["cut"]) for r in run.rows}
-    assert len(run.rows) == len(maps) * len(norms) and len(maps) == 2 * 5
+    assert len(run.rows) == len(maps) * len(norms) and len(maps) == 2 * 4
     untold = {r["layer"]: r["r"] for r in run.where(model="retain", target="forget10", cut=1e-6)}
     told = {r["layer"]: r["r"] for r in run.where(model="full", target="forget10", cut=1e-6)}
     assert untold != pytest.approx(told, rel=1e-4)
@@ -212,13 +212,15 @@ def test_recorded_controls_are_as_large_as_the_chosen_engram(lab, setting, monke
     study.record(replace(setting, entrants=("engram_norm_1", "engram_norm")), seeds=range(1))
     study.record_controls(setting, seeds=range(2))
     run = runs.load("authors-controls", folder=lab)
-    assert len(run.rows) == 2 * 2 * 6 and {r["study"] for r in run.rows} == {"controls"}
+    assert len(run.rows) == 2 * 2 * 8 and {r["study"] for r in run.rows} == {"controls"}
     (chosen,) = runs.load("authors-forgetting", folder=lab).where(study="tuning", method="engram_norm", chosen=True)
     rows = run.where(method="engram_norm", seed=1)
     assert all(r["settings"] == chosen["settings"] for r in rows)
     size = {(r["edit"], r["draw"]): r["norm"] for r in rows}
     assert size["random, equal norm", 0] == pytest.approx(size["engram", None], rel=1e-5)
     assert size["other authors", None] == pytest.approx(size["engram", None], rel=1e-5)
+    parts = size["largest layer", None], size["all but the largest", None]
+    assert sum(part**2 for part in parts) == pytest.approx(size["engram", None] ** 2, rel=1e-5) and min(parts) > 0
     assert size["random, equal effect", 0] != pytest.approx(size["random, equal effect", 1], rel=1e-9)
     problem = study.case(setting, 1).problem()
     change = chosen["settings"]["alpha"] * study.extracted(problem, 1.0, "all").norm_weighted()
