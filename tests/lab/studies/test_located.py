@@ -99,7 +99,7 @@ def test_a_place_is_priced_on_its_own_curve(case, sides, monkeypatch):
     own = full.get_submodule(name).weight.detach().clone()
 
     def look(_, model):
-        alpha = float((own - model.get_submodule(name).weight).norm() / engram[name].weight.norm())
+        alpha = float((own - model.get_submodule(name).weight.detach()).norm() / engram[name].weight.norm())
         return {"forget": 3 * alpha, "retain": 0.01 * alpha**2}
 
     monkeypatch.setattr(located, "look", look)
