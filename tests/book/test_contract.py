@@ -114,7 +114,7 @@ def test_a_picture_comes_before_the_first_displayed_formula(path):
     assert not formula or picture[0] < formula[0], "a formula before the first picture"
 
 
-@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.name[:2] <= "12"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.name[:2] <= "15"], ids=lambda p: p.stem)
 def test_the_same_picture_opens_every_chapter_with_its_own_question(path):
     """Right after the set-up cell, so that nothing has to be computed for it."""
     setup, first = cells(path, "code")[:2]
@@ -124,12 +124,12 @@ def test_the_same_picture_opens_every_chapter_with_its_own_question(path):
     assert len(set(questions)) == len(questions) == len(asked)
 
 
-SHORT = [p for p in CHAPTERS if p.parent.name != "part1" and p.name[:2] not in ("13", "14", "15")]
+SHORT = [p for p in CHAPTERS if p.parent.name != "part1"]
 
 
 @pytest.mark.parametrize("path", SHORT, ids=lambda p: p.stem)
 def test_a_chapter_shows_code_that_can_be_read_and_few_tables(path):
-    """Part I derives in code and may be longer; chapters 13 to 15 are not there yet. Harness belongs into `studies`."""
+    """Part I derives in code and may be longer. Harness belongs into `studies`."""
     shown = [c.source for c in cells(path, "code") if not {"hide-input", "exercise"} & set(tags(c))]
     lines = sum(bool(line.strip()) for source in shown for line in source.splitlines())
     drawn = sum(len(re.findall(r"plots\.table\(|replication_table\(", c.source)) for c in cells(path, "code"))
@@ -139,7 +139,7 @@ def test_a_chapter_shows_code_that_can_be_read_and_few_tables(path):
 WORDS_A_MINUTE = (130, 230)
 
 
-@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.name[:2] <= "12"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.name[:2] <= "15"], ids=lambda p: p.stem)
 def test_minutes_to_read_are_honest(path):
     """Words in Markdown and in captions, formulas counted as a word each; exercises have minutes of their own."""
     told = int(re.search(r"(\d+) minutes", bullet(path, "You need"))[1])

@@ -5,7 +5,7 @@ Every function leaves the model's weights, its mode and torch's random state as 
 
 from engramlib.lab.metrics import arithmetic, resolution, tofu
 from engramlib.lab.metrics.accuracy import ToW, erased_and_kept, tow
-from engramlib.lab.metrics.cost import Timer, flops, timed
+from engramlib.lab.metrics.cost import PeakMemory, Timer, flops, operations, timed
 from engramlib.lab.metrics.membership import Membership, membership, membership_auc
 from engramlib.lab.metrics.representation import clustering, features, linear_cka, separability, share_taken
 from engramlib.lab.metrics.residue import FewShot, Probe, Relearned, few_shot, probe, relearn
@@ -13,6 +13,7 @@ from engramlib.lab.metrics.residue import FewShot, Probe, Relearned, few_shot, p
 __all__ = [
     "FewShot",
     "Membership",
+    "PeakMemory",
     "Probe",
     "Relearned",
     "Timer",
@@ -26,6 +27,7 @@ __all__ = [
     "linear_cka",
     "membership",
     "membership_auc",
+    "operations",
     "probe",
     "relearn",
     "resolution",

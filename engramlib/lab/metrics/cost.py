@@ -1,14 +1,17 @@
-"""What it costs: seconds, and floating-point operations."""
+"""What it costs: seconds, floating-point operations, memory."""
 
 from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -39,9 +42,14 @@ def flops(run: Callable[[], object]) -> int:
     in place, as second moments are. Counted by torch's `FlopCounterMode`, which leaves out what is linear in the data
     (activations, normalisation) and factorisations (an eigendecomposition of a d x d matrix is about 9 d³).
     """
+    return sum(operations(run).values())
+
+
+def operations(run: Callable[[], object]) -> dict[str, int]:
+    """`flops` by kind of operation, under torch's names: "mm" for products, "addmm_" for those added up in place."""
     with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
         run()
-    return int(counter.get_total_flops())
+    return {str(kind).split(".")[-1]: int(n) for kind, n in counter.get_flop_counts().get("Global", {}).items()}
 
 
 def _added(total: Sequence[int], a: Sequence[int], b: Sequence[int], *_: object, **__: object) -> int:
@@ -51,6 +59,34 @@ def _added(total: Sequence[int], a: Sequence[int], b: Sequence[int], *_: object,
 
 # Not in the table of torch's counter, which passes over what it does not know.
 _IN_PLACE = {torch.ops.aten.addmm_: _added, torch.ops.aten.baddbmm_: _added}
+
+
+class PeakMemory(TorchDispatchMode):
+    """`with PeakMemory() as memory: ...`, then `memory.peak`: bytes of the tensors made in the block, at their most.
+
+    Tensors that were there before do not count, and storage that several share counts once. It sees what torch
+    allocates, on every device, but not the scratch space inside one operation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._now = 0
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if (key := storage._cdata) not in self._live:
+                    self._live[key] = storage.nbytes()
+                    self._now += storage.nbytes()
+                    self.peak = max(self.peak, self._now)
+                    weakref.finalize(storage, self._gone, key)
+        return out
+
+    def _gone(self, key: int) -> None:
+        self._now -= self._live.pop(key)
 
 
 def _wait() -> None:

@@ -147,11 +147,17 @@ def _superclass(rows: list[Row], name: str) -> list[float]:
     return [statistics.fmean(values) for values in by_seed.values()]
 
 
+def _kind(rows: list[Row], name: str) -> list[float]:
+    """The relative norm r of the layers of one kind, "q" or "down", averaged over each seed."""
+    return _column([row for row in rows if row["layer"].endswith(f"{name}_proj")], "r")
+
+
 READERS: dict[str, Callable[[list[Row], str], list[float]]] = {
     "classwise": _classwise,
     "reconstruction": _reconstruction,
     "column": _column,
     "superclass": _superclass,
+    "kind": _kind,
 }
 
 

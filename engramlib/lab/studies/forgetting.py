@@ -8,10 +8,12 @@
     python -m engramlib.lab.studies forgetting --record --data tofu --shares
     python -m engramlib.lab.studies forgetting --record --data tofu-smollm2 --seeds 1           # a published model
     python -m engramlib.lab.studies forgetting --record --data tofu-smollm2 --seeds 1 --cuts
+    python -m engramlib.lab.studies forgetting --record --data tofu-smollm2 --seeds 1 --controls  # after the methods
+    python -m engramlib.lab.studies forgetting --record --data tofu-smollm2 --seeds 1 --maps
 
-Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Seven
+Settings are chosen by forgetting `rehearsal10` from the model of seed 0, and applied to `forget10` of every seed. Nine
 studies: the first three in `<data>-forgetting` and `<data>-second-round`, "places" (with its "tuning") in
-`<data>-places`, "shares" in `<data>-shares`, "cuts" and "certainty" in `<data>-cuts`:
+`<data>-places`, "cuts" and "certainty" in `<data>-cuts`, each other one in a recording of its name:
 
     methods    one row an entrant and seed: settings, cost, and the aggregates of `metrics.tofu.compare`
     tuning     one row a setting that was tried on the rehearsal, with its cost, the level that was aimed at (`goal`),
@@ -22,6 +24,8 @@ studies: the first three in `<data>-forgetting` and `<data>-second-round`, "plac
                with "tuning" of an engram and "knows", also for models that learned the questions from fresh weights
     cuts       one row a cut, way to share out the strength, and α: what is left and kept. Nothing is chosen by them
     certainty  the same at α_W-Norm = 1 for models whose fine-tuning ended early, which are less sure of the answers
+    maps       one row a layer, model, target and cut: the engram's relative norm (Fig. 9), and the shares as above
+    controls   one row an engram, as chosen, its parts, and edits as large that should not do it: what is left and kept
 
 A recording resumes after the last entrant.
 """
@@ -47,6 +51,7 @@ from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording, trained
 from engramlib.lab.studies.recording import device, parser
 from engramlib.lab.training.precision import arithmetic
+from engramlib.lab.unlearning import controls as control_edits
 from engramlib.lab.unlearning import text as unlearning
 from engramlib.lab.unlearning.method import Settings
 from engramlib.lab.unlearning.text.engrams import edited, extracted
@@ -96,7 +101,7 @@ SMOLLM2 = Setting(
     {"epochs": 5, "batch_size": 16, "unit": "tokens", "validation": 100, "mixed": True},
     entrants=(
         *("full", "retain", "engram_06", "engram_norm_1", "engram_norm", "engram_lambda"),
-        *("npo", "graddiff", "simnpo", "uce", "task_arithmetic"),
+        *("uce", "task_arithmetic", "npo", "graddiff", "simnpo"),
     ),
     grids={
         "engram_norm": tuple({"alpha": alpha} for alpha in (2.0, 4.0, 8.0)),
@@ -176,6 +181,10 @@ SECOND_ROUND: dict[str, Entrant] = {
 }
 
 EARLY = (5, 8, 12, 20)  # epochs of fine-tuning, of thirty
+
+# The engrams that have controls, and how often the dice are thrown for each.
+CONTROLLED = ("engram_06", "engram_norm_1", "engram_lambda")
+DRAWS = 2
 
 COST = ("seconds", "passes", "trained_passes")  # of one run, everything shared included
 
@@ -361,6 +370,38 @@ def shares(case: Case) -> list[Row]:
     ]
 
 
+def maps(case: Case, kind: str, target: str) -> list[Row]:
+    """Rows of the study "maps": Fig. 9, ‖W⁺‖/‖W‖ of every layer, in a model of this `kind`, at the paper's cut and at
+    `TYPICAL`.
+
+    `target`: "forget10", or "rehearsal10", authors of whom every model was told. A map that is the same in a model that
+    was never told about its target ("retain", "pretrained") does not show where that memory is. `share_target` and
+    `share_others`: as in "shares".
+    """
+    problem = replace(case.problem(rehearsal=target == "rehearsal10"), model=case.model(kind))
+    plus, minus = problem.moments(None)
+    rows = []
+    for cut, engram in el.extract(problem.model, plus, minus, rcond=[problem.rcond, TYPICAL]).items():
+        taken, others = (share_taken(problem.model, engram, side) for side in (plus, minus))
+        norms = engram.relative_norms()
+        rows += [
+            {
+                "study": "maps",
+                "seed": case.seed,
+                "model": kind,
+                "target": target,
+                "cut": cut,
+                "layer": name,
+                "r": norms[name],
+                "share_target": taken[name],
+                "share_others": others[name],
+                "data_share": plus.count[name] / (plus.count[name] + minus.count[name]),
+            }
+            for name in engram
+        ]
+    return rows
+
+
 def by_cut(problem: unlearning.Problem, numbers: Sequence[float]) -> dict[float | str, el.Engram]:
     """Cut -> the engram (λ = 1) of every layer: those `numbers`, and d · 1.2e-7 under `BY_WIDTH`."""
     plus, minus = problem.moments(None)
@@ -439,6 +480,40 @@ def certainty(case: Case, epochs: int) -> list[Row]:
     return rows
 
 
+def controls(case: Case, name: str, settings: Settings) -> list[Row]:
+    """Rows of the study "controls", on `forget10`: an engram with its settings, its parts, and what is as large as it.
+
+    `edit`: "engram"; "random, equal norm" and "random, equal effect" (`controls.random_subspace`, as large in the
+    weights or on the data; one row a `draw`); "other authors": the engram of `rehearsal10`, brought to the norm that
+    the engram has in each layer; "largest layer" alone, the one with the largest ‖what is subtracted‖/‖W‖, and "all but
+    the largest". `norm` = ‖what is subtracted‖.
+    """
+    problem, strength = case.problem(), float(settings["alpha"])
+    plus, minus = problem.moments(None)
+
+    def found(of: unlearning.Problem) -> el.Engram:
+        one = extracted(of, float(settings.get("specificity", 1.0)), str(settings.get("layers", "all")))
+        return strength * (one if entrant_of(name).method == "engram" else one.norm_weighted())
+
+    engram, total = found(problem), plus + minus
+    edits: dict[tuple[str, int | None], el.Engram] = {("engram", None): engram}
+    for draw in range(DRAWS):
+        edits["random, equal norm", draw] = control_edits.random_subspace(problem.model, engram, draw)
+        edits["random, equal effect", draw] = control_edits.random_subspace(problem.model, engram, draw, moments=total)
+    edits["other authors", None] = control_edits.same_norm(found(case.problem(rehearsal=True)), engram)
+    norms = engram.relative_norms()
+    largest = max(norms, key=norms.__getitem__)
+    edits["largest layer", None] = engram.select([largest])
+    edits["all but the largest", None] = engram.select([name for name in engram if name != largest])
+    rows = []
+    for (edit, draw), change in edits.items():
+        left, kept = problem.accuracies(edited(problem, change))
+        facts = {"study": "controls", "seed": case.seed, "method": name, "settings": dict(settings)}
+        facts |= {"edit": edit, "draw": draw, "norm": change.norm(), "largest": largest}
+        rows.append({**facts, "left": left, "kept": kept})
+    return rows
+
+
 def _nll(problem: unlearning.Problem, model: nn.Module) -> float:
     answers = language.answer_logprobs(model, problem.tokenizer, problem.forget_pairs, batch_size=64)
     return -float(torch.cat([answer.logprobs for answer in answers]).double().mean())
@@ -487,6 +562,17 @@ def record_shares(setting: Setting, *, seeds: Sequence[int], overwrite: bool = F
 def record_cuts(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
     """Write `data/runs/<name>-cuts.json`; "certainty" where the models read plain text first."""
     _record("cuts", _cuts, setting, seeds, overwrite, restart)
+
+
+def record_controls(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
+    """Write `data/runs/<name>-controls.json`, at the settings that `<name>-forgetting` (recorded before) chose."""
+    rows = runs.load(f"{setting.name}-forgetting").rows
+    _record("controls", partial(_controls, rows), setting, seeds, overwrite, restart)
+
+
+def record_maps(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
+    """Write `data/runs/<name>-maps.json`: of the model that was told, of two that were not, and of other authors."""
+    _record("maps", _maps, setting, seeds, overwrite, restart)
 
 
 Cases = Mapping[int, Case]
@@ -544,6 +630,21 @@ def _cuts(cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
             yield {"study": "certainty", "seed": seed, "epochs": epochs}, partial(certainty, case, epochs)
 
 
+def _controls(rows: Sequence[Row], cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
+    for seed, case in cases.items():
+        for name in CONTROLLED:
+            yield {"method": name, "seed": seed}, partial(controls, case, name, chosen(rows, name))
+
+
+def _maps(cases: Cases, recorder: runs.Recorder) -> Iterator[recording.Part]:
+    for seed, case in cases.items():
+        for kind, target in (
+            *(("full", "forget10"), ("retain", "forget10"), ("pretrained", "forget10")),
+            ("full", "rehearsal10"),
+        ):
+            yield {"model": kind, "target": target, "seed": seed}, partial(maps, case, kind, target)
+
+
 def _record(
     what: str,
     parts: Callable[[Cases, runs.Recorder], Iterator[recording.Part]],
@@ -569,6 +670,8 @@ OTHERS = {
     "places": record_places,
     "shares": record_shares,
     "cuts": record_cuts,
+    "controls": record_controls,
+    "maps": record_maps,
 }
 
 

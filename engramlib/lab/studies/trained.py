@@ -139,7 +139,8 @@ def load(
     if kind not in SETTINGS[data].kinds:
         raise ValueError(f"load: kind must be one of {', '.join(SETTINGS[data].kinds)} for {data}, got {kind!r}.")
     if kind not in SETTINGS[data].trained_kinds:
-        return published(SETTINGS[data]).model, _tokenizer(data)
+        model, tokenizer, _ = published(SETTINGS[data])
+        return model, tokenizer
     path = _path(data, kind, seed)
     if not path.is_file():
         there = ", ".join(str(n) for n in range(100) if _path(data, kind, n).is_file()) or "none"

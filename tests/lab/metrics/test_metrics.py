@@ -260,6 +260,8 @@ def test_flops_by_hand():
 def test_flops_count_products_that_are_added_in_place():
     a, b = torch.zeros(5, 3), torch.zeros(3, 7)
     assert metrics.flops(lambda: torch.zeros(5, 7).addmm_(a, b)) == 2 * 3 * 5 * 7
+    assert metrics.operations(lambda: torch.zeros(5, 7).addmm_(a, b)) == {"addmm_": 2 * 3 * 5 * 7}
+    assert metrics.operations(lambda: a @ b) == {"mm": 2 * 3 * 5 * 7} and metrics.operations(lambda: a + a) == {}
     many = a.expand(4, 5, 3), b.expand(4, 3, 7)
     assert metrics.flops(lambda: torch.zeros(4, 5, 7).baddbmm_(*many)) == 4 * 2 * 3 * 5 * 7
     # One block of Σ is a whole product: the forward pass, 2 n d², and 8 rows of the first batch, which are checked.
@@ -272,6 +274,20 @@ def test_timed_measures_the_block_also_after_an_error():
         time.sleep(0.02)
         raise KeyError
     assert 0.015 < timer.seconds < 5
+
+
+def test_peak_memory_counts_what_lives_at_once_and_shared_storage_once():
+    x = torch.zeros(100)  # there before
+    with metrics.PeakMemory() as memory:
+        y = x + 1  # 400 bytes
+        z = y.view(10, 10)  # the same ones
+        del y, z
+        for _ in range(3):
+            torch.ones(50)  # 200, one after the other
+    assert memory.peak == 400
+    with metrics.PeakMemory() as memory:
+        both = [torch.ones(50), torch.ones(50)]
+    assert memory.peak == 400 and len(both) == 2
 
 
 def test_shares_of_target_and_rest_add_up_where_weights_lie_otherwise():

@@ -47,7 +47,7 @@ def test_no_result_is_typed_in():
 
 
 ONE_SEED = {"cifar10-resnet18", "tofu-forgetting", "tofu-second-round"}  # each of them hours on a CPU
-ONE_SEED |= {"tofu-smollm2-forgetting"}
+ONE_SEED |= {"tofu-smollm2-forgetting", "tofu-smollm2-maps"}
 ONE_SEED |= {"order-pretrained", "pretrained-tofu"}  # a model that others trained
 
 

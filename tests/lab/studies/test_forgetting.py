@@ -189,6 +189,45 @@ def test_recorded_cuts_are_edits_of_their_own_cut_and_early_models_are_less_sure
     assert len(early) == len(late) == 1 and min(early) > max(late) + 0.2
 
 
+def test_recorded_maps_are_of_the_model_and_the_target_they_name(lab, setting):
+    study.record_maps(setting, seeds=range(1))
+    run = runs.load("authors-maps", folder=lab)
+    problem = study.case(setting, 0).problem(rehearsal=True)
+    norms = study.extracted(problem, 1.0, "all").relative_norms()
+    rows = run.where(model="full", target="rehearsal10", cut=1e-6)
+    assert {r["layer"]: r["r"] for r in rows} == pytest.approx(norms, rel=1e-4)
+    assert all(0 < r["share_others"] < 1 and 0 < r["share_target"] < 1 for r in run.rows)
+    maps = {(r["model"], r["target"], r["cut"]) for r in run.rows}
+    assert len(run.rows) == len(maps) * len(norms) and len(maps) == 2 * 4
+    untold = {r["layer"]: r["r"] for r in run.where(model="retain", target="forget10", cut=1e-6)}
+    told = {r["layer"]: r["r"] for r in run.where(model="full", target="forget10", cut=1e-6)}
+    assert untold != pytest.approx(told, rel=1e-4)
+
+
+def test_recorded_controls_are_as_large_as_the_chosen_engram(lab, setting, monkeypatch):
+    """Equal in the weights or on the data, layer by layer; other authors' engram is another edit of the same size."""
+    monkeypatch.setattr(study, "CONTROLLED", ("engram_norm_1", "engram_norm"))
+    with pytest.raises(FileNotFoundError, match="authors-forgetting"):
+        study.record_controls(setting, seeds=range(2))
+    study.record(replace(setting, entrants=("engram_norm_1", "engram_norm")), seeds=range(1))
+    study.record_controls(setting, seeds=range(2))
+    run = runs.load("authors-controls", folder=lab)
+    assert len(run.rows) == 2 * 2 * 8 and {r["study"] for r in run.rows} == {"controls"}
+    (chosen,) = runs.load("authors-forgetting", folder=lab).where(study="tuning", method="engram_norm", chosen=True)
+    rows = run.where(method="engram_norm", seed=1)
+    assert all(r["settings"] == chosen["settings"] for r in rows)
+    size = {(r["edit"], r["draw"]): r["norm"] for r in rows}
+    assert size["random, equal norm", 0] == pytest.approx(size["engram", None], rel=1e-5)
+    assert size["other authors", None] == pytest.approx(size["engram", None], rel=1e-5)
+    parts = size["largest layer", None], size["all but the largest", None]
+    assert sum(part**2 for part in parts) == pytest.approx(size["engram", None] ** 2, rel=1e-5) and min(parts) > 0
+    assert size["random, equal effect", 0] != pytest.approx(size["random, equal effect", 1], rel=1e-9)
+    problem = study.case(setting, 1).problem()
+    change = chosen["settings"]["alpha"] * study.extracted(problem, 1.0, "all").norm_weighted()
+    (own,) = run.where(method="engram_norm", seed=1, edit="engram")
+    assert (own["left"], own["kept"]) == problem.accuracies(study.edited(problem, change))
+
+
 def test_shares_of_target_and_others_are_one_pass_split_in_two(lab, setting, monkeypatch):
     """What the engrams of both sides take together is all there is: W⁺ + W⁻ = W on the data."""
     brief = replace(trained.AUTHORS.finetune, epochs=1)

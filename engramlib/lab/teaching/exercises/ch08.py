@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
+from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect, line_forms, several
 
 
 @exercise(
@@ -17,11 +17,13 @@ from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
         "output channels": (288, 200 * 64),
         "swapped": (200 * 64, 144),
         "one number": 144,
+        "valid positions only": (144, 200 * 7 * 7),
+        "text": ("144", "12800"),
     },
+    right={"a list": [3 * 3 * 16, 200 * 8**2], "a tensor": torch.tensor([144, 12800])},
 )
 def _(answer: object) -> None:
-    expect(isinstance(answer, (tuple, list)) and len(answer) == 2, "Give two numbers: (height, count).")
-    height, count = answer
+    height, count = several(answer, 2, "Give two numbers: (height, count).")
     expect(float(height) != 288, "The 32 output channels are the rows of W. The height counts what one of them reads.")
     close_to(height, 144, "The height is off: 3 × 3 numbers in each of how many channels?")
     expect(float(count) != 200, "One column for each output position, not for each image.")
@@ -34,6 +36,12 @@ def _columns(x: torch.Tensor, k: int, order: tuple[int, ...] = (0, 1, 4, 5, 2, 3
     return windows.reshape(len(x), windows.shape[1] * windows.shape[2] * windows.shape[3], -1)
 
 
+def _by_loops(x: torch.Tensor, k: int) -> torch.Tensor:
+    height, width = x.shape[2] - k + 1, x.shape[3] - k + 1
+    windows = [x[:, :, i : i + k, j : j + k].flatten(1) for i in range(height) for j in range(width)]
+    return torch.stack(windows, 2)
+
+
 @exercise(
     "08.2",
     wrong={
@@ -43,6 +51,12 @@ def _columns(x: torch.Tensor, k: int, order: tuple[int, ...] = (0, 1, 4, 5, 2, 3
         "a column per row": lambda x, k: F.unfold(x, k).mT,
         "windows that do not overlap": lambda x, k: F.unfold(x, k, stride=k),
         "mirrored windows": lambda x, k: F.unfold(x.flip(2, 3), k),
+        "padded at the border": lambda x, k: F.unfold(x, k, padding=k // 2),
+    },
+    right={
+        "unfold of torch": F.unfold,
+        "in double precision": lambda x, k: _columns(x.double(), k),
+        "loops": _by_loops,
     },
 )
 def _(my_columns: object) -> None:
@@ -74,11 +88,12 @@ def _(my_columns: object) -> None:
         "the ratio to the others": (11.0, 20 / 1800),
         "counts the images that were dropped": (11.0, 20 / 2000),
         "one number": 11.0,
+        "solved for the share of λ": (99 / 9 - 1, 20 / 1820),
     },
+    right={"a list": [11, 1 / 91], "a tensor": torch.tensor([11.0, 20 / 1820], dtype=torch.float64)},
 )
 def _(answer: object) -> None:
-    expect(isinstance(answer, (tuple, list)) and len(answer) == 2, "Give two numbers: (lam, share).")
-    lam, share = answer
+    lam, share = several(answer, 2, "Give two numbers: (lam, share).")
     close_to(lam, 11, "λ is off. With ten classes the share is 1/(1 + 9λ), and it should be 1/100.")
     expect(abs(float(share) - 0.01) > 1e-9, "180 images of the target are not used: they are on neither side.")
     close_to(share, 20 / 1820, "The share is off: target images divided by all images that are used.")
@@ -98,6 +113,14 @@ def _fold(weight, gamma, beta, mean, var, eps):
         "sign of the mean": lambda w, g, b, m, v, e: _fold(w, g, b, -m, v, e),
         "scales columns": lambda w, g, b, m, v, e: (w * (g / (v + e).sqrt())[None, :], _fold(w, g, b, m, v, e)[1]),
         "weight only": lambda w, g, b, m, v, e: _fold(w, g, b, m, v, e)[0],
+        "old bias": lambda w, g, b, m, v, e: (_fold(w, g, b, m, v, e)[0], b),
+    },
+    right={
+        "a list": lambda w, g, b, m, v, e: [*_fold(w, g, b, m, v, e)],
+        "through a diagonal": lambda w, g, b, m, v, e: (
+            torch.diag(g * (v + e).rsqrt()) @ w,
+            b - torch.diag(g * (v + e).rsqrt()) @ m,
+        ),
     },
 )
 def _(my_fold: object) -> None:
@@ -119,7 +142,11 @@ def _(my_fold: object) -> None:
     close_to(found[1], right[1], "The weight is right, the bias is not. Put z = 0 into γ(z − μ)/σ + β.")
 
 
-@exercise("08.5", wrong={"the sample": 1, "the layer": 3, "the last line": 6, "not a line": 9})
+@exercise(
+    "08.5",
+    wrong={"the sample": 1, "the layer": 3, "the last line": 6, "not a line": 9, "text": "4", "the test": 5},
+    right=line_forms(4),
+)
 def _(line: int) -> None:
     expect(line in range(1, 7), "Answer with the number of a line, 1 to 6.")
     expect(line != 1, "Thirty images may be few, but saying so is honest. Where do they turn into many?")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
+from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect, letter, line_forms, several
 
 
 @exercise(
@@ -16,11 +16,12 @@ from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
         "swapped": (0.01 * 0.98 * 0.97, 0.98 * 0.96),
         "product of the accuracies": (0.0, 0.99 * 0.93),
         "one number": 0.9408,
+        "in percent": (94.08, 0.95),
     },
+    right={"a list": [0.98 * 0.96, 0.01 * 0.98 * 0.97], "rounded": torch.tensor([0.941, 0.0095])},
 )
 def _(answer: object) -> None:
-    expect(isinstance(answer, (tuple, list)) and len(answer) == 2, "Give two numbers: (mask, original).")
-    mask, original = answer
+    mask, original = several(answer, 2, "Give two numbers: (mask, original).")
     expect(mask != 0, "The mask's accuracy of 0 on the forget set is right: the distance is 0, so the factor is 1.")
     expect(mask <= 1, "ToW is at most 1. Take the absolute difference: better than the retrained network is off, too.")
     close_to(
@@ -42,6 +43,12 @@ def _salient(gradients: list[torch.Tensor], share: float) -> list[torch.Tensor]:
     return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
 
 
+def _by_threshold(gradients: list[torch.Tensor], share: float) -> list[torch.Tensor]:
+    sizes = sorted((float(v) for g in gradients for v in g.abs().flatten()), reverse=True)
+    smallest = sizes[round(share * len(sizes)) - 1]
+    return [g.abs() >= smallest for g in gradients]
+
+
 @exercise(
     "09.2",
     wrong={
@@ -51,7 +58,9 @@ def _salient(gradients: list[torch.Tensor], share: float) -> list[torch.Tensor]:
         "the complement": lambda gs, share: [~m for m in _salient(gs, share)],
         "one flat mask": lambda gs, share: [torch.cat([m.flatten() for m in _salient(gs, share)])],
         "numbers instead of booleans": lambda gs, share: [m.float() for m in _salient(gs, share)],
+        "a threshold instead of a share": lambda gs, share: [g.abs() > share for g in gs],
     },
+    right={"a tuple": lambda gs, share: tuple(_salient(gs, share)), "by a threshold": _by_threshold},
 )
 def _(salient: object) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -74,7 +83,17 @@ def _(salient: object) -> None:
 
 
 @exercise(
-    "09.3", wrong={"the retrained network": 1, "the budget": 2, "the measure": 4, "the report": 6, "not a line": 7}
+    "09.3",
+    wrong={
+        "the retrained network": 1,
+        "the budget": 2,
+        "the measure": 4,
+        "the report": 6,
+        "not a line": 7,
+        "text": "5",
+        "the code of the line": "max(tries, key=tow)",
+    },
+    right=line_forms(5),
 )
 def _(line: int) -> None:
     expect(line in range(1, 7), "Answer with the number of a line, 1 to 6.")
@@ -91,12 +110,19 @@ def _(line: int) -> None:
         "retrained and leace swapped": {"A": "mask", "B": "leace", "C": "retrained", "D": "fc engram"},
         "slow to relearn, so retrained": {"A": "retrained", "B": "mask", "C": "leace", "D": "fc engram"},
         "a name too few": {"A": "mask", "B": "retrained", "C": "leace"},
+        "a name twice": {"A": "mask", "B": "retrained", "C": "leace", "D": "mask"},
+        "a list": ["mask", "retrained", "leace", "fc engram"],
+    },
+    right={
+        "capital letters": {"A": "Mask", "B": "Retrained", "C": "LEACE", "D": "fc Engram"},
+        "other order, spaces": {"D": " fc engram", "C": "leace ", "B": "retrained", "A": "mask"},
     },
 )
 def _(answer: object) -> None:
     names = {"leace", "mask", "retrained", "fc engram"}
     expect(isinstance(answer, dict) and set(answer) == set("ABCD"), "Give a dict with the keys A, B, C and D.")
     assert isinstance(answer, dict)
+    answer = {key: letter(value) for key, value in answer.items()}
     expect(set(answer.values()) == names, f"Use each of these names once: {', '.join(sorted(names))}.")
     expect(
         {answer["A"], answer["D"]} == {"mask", "fc engram"},

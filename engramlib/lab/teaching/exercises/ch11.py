@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
+from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect, line_forms, several
 
 
 @exercise(
@@ -16,11 +16,12 @@ from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
         "attention and MLP": (197_000, 2),
         "swapped": (4, 197_000),
         "one number": 197_000,
+        "q, k and v apart, gate none": (197_000, 5),
     },
+    right={"a list": [1000 * (14**2 + 1), 4], "a tensor": torch.tensor([197_000, 4])},
 )
 def _(answer: object) -> None:
-    expect(isinstance(answer, (tuple, list)) and len(answer) == 2, "Give two numbers: (columns, sigmas).")
-    columns, sigmas = answer
+    columns, sigmas = several(answer, 2, "Give two numbers: (columns, sigmas).")
     expect(columns != 196_000, "One token of each image is no patch. It is a column, too.")
     expect(columns != 197, "That is one image; there are 1,000.")
     close_to(columns, 197_000, "The columns are off: patches along one side, squared, plus one, for each image.")
@@ -41,6 +42,11 @@ def _share(m: float, lam: float) -> float:
         "ratio of groups": (_share, 10.0),
         "not solved": (_share, 49.0),
         "one thing": 12.25,
+        "two numbers": (0.02, 12.25),
+    },
+    right={
+        "a list": [lambda m, lam: 1.0 / (1.0 - lam + lam * m), 49 / 4],
+        "tensors": (lambda m, lam: torch.tensor(_share(m, lam)), torch.tensor(12.25)),
     },
 )
 def _(answer: object) -> None:
@@ -75,6 +81,11 @@ def _of(x: torch.Tensor, is_target: torch.Tensor) -> tuple:
         "everything as reference": lambda t, m: (_of(t[:, 0], m)[0], t[:, 0].T @ t[:, 0]),
         "one matrix": lambda t, m: _of(t[:, 0], m)[0],
     },
+    right={
+        "a list": lambda t, m: [*_of(t[:, 0], m)],
+        "by outer products": lambda t, m: tuple(torch.einsum("ni,nj->ij", t[side, 0], t[side, 0]) for side in (m, ~m)),
+        "all minus plus": lambda t, m: (_of(t[:, 0], m)[0], t[:, 0].T @ t[:, 0] - _of(t[:, 0], m)[0]),
+    },
 )
 def _(class_token_moments: object) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -92,7 +103,11 @@ def _(class_token_moments: object) -> None:
     expect(torch.allclose(found[1], minus), "Σ⁺ is right, Σ⁻ is not: the others, without the target.")
 
 
-@exercise("11.4", wrong={"the layer": 2, "the start": 3, "the product": 6, "the images": 9, "not a line": 10})
+@exercise(
+    "11.4",
+    wrong={"the layer": 2, "the start": 3, "the product": 6, "the images": 9, "not a line": 10, "text": "7"},
+    right=line_forms(7),
+)
 def _(line: int) -> None:
     expect(line in range(1, 10), "Answer with the number of a line, 1 to 9.")
     expect(line != 3, "Starting from zero is right, for a sum. Why does it stay zero?")

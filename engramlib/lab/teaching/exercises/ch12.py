@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
+from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect, line_forms, several
 
 _LAM = 0.35 * 0.95 / (0.05 * 0.65)
 
@@ -17,11 +17,12 @@ _LAM = 0.35 * 0.95 / (0.05 * 0.65)
         "odds for a share": (0.35 / 0.65, _LAM),
         "forgets that the target stays in the sum": (0.35, 0.35 / (0.05 * 0.65)),
         "one number": 0.35,
+        "λ the other way round": (0.35, 1 / _LAM),
     },
+    right={"a list": [0.35, _LAM], "rounded": torch.tensor([0.35, 10.2])},
 )
 def _(answer: object) -> None:
-    expect(isinstance(answer, (tuple, list)) and len(answer) == 2, "Give two numbers: (share, lam).")
-    share, lam = answer
+    share, lam = several(answer, 2, "Give two numbers: (share, lam).")
     expect(share != 35, "Give the share as a number between 0 and 1.")
     close_to(share, 0.35, "The share is off: Σ⁺ / (Σ⁺ + Σ⁻), and the two add up to all images.")
     close_to(
@@ -57,6 +58,13 @@ def _over_all_pixels(drawn: torch.Tensor, wanted: torch.Tensor, mask: torch.Tens
         "absolute error": lambda d, w, m: _inside_outside((d - w).abs().sqrt(), torch.zeros_like(w), m),
         "one number": lambda d, w, m: _inside_outside(d, w, m)[0],
     },
+    right={
+        "floats in a list": lambda d, w, m: [float(v) for v in _inside_outside(d, w, m)],
+        "sums over counts": lambda d, w, m: tuple(
+            ((d - w).square().mean(1) * side).sum() / side.sum() for side in (m, ~m)
+        ),
+        "numpy": lambda d, w, m: tuple(v.numpy() for v in _inside_outside(d, w, m)),
+    },
 )
 def _(inside_outside: object) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -78,7 +86,11 @@ def _(inside_outside: object) -> None:
     close_to(found[1], right[1], "The first number is right, the second is not: all pixels where the mask is false.")
 
 
-@exercise("12.3", wrong={"the engram": 3, "the metric": 8, "the distances": 6, "not a line": 9})
+@exercise(
+    "12.3",
+    wrong={"the engram": 3, "the metric": 8, "the distances": 6, "not a line": 9, "text": "5", "two lines": [4, 5]},
+    right=line_forms(5),
+)
 def _(line: int) -> None:
     expect(line in range(1, 9), "Answer with the number of a line, 1 to 8.")
     expect(line != 3, "That is the paper's setting. It costs most faces their identity; why does the score not see it?")
@@ -97,6 +109,12 @@ def _right(z: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
     return _moved(z, has, z[~has].mean(0))
 
 
+def _by_row(z: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
+    mean_without, d = z[~has].mean(0), z[has].mean(0) - z[~has].mean(0)
+    w = torch.linalg.pinv(torch.cov(z.T, correction=0)) @ d
+    return torch.stack([row - d * ((row - mean_without) @ w) / (w @ d) for row in z])
+
+
 @exercise(
     "12.4",
     wrong={
@@ -105,7 +123,9 @@ def _right(z: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
         "subtracts d from all": lambda z, has: z - (z[has].mean(0) - z[~has].mean(0)),
         "moves only the rows that have it": lambda z, has: torch.where(has[:, None], _right(z, has), z),
         "wrong side": lambda z, has: _moved(z, has, z[has].mean(0)),
+        "one row": lambda z, has: _right(z, has)[0],
     },
+    right={"numpy": lambda z, has: _right(z, has).numpy(), "row by row": _by_row},
 )
 def _(erase: object) -> None:
     generator = torch.Generator().manual_seed(0)

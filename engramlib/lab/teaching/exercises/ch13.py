@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
+from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect, line_forms, several
 
 
 @exercise(
@@ -17,11 +18,16 @@ from engramlib.lab.teaching.exercises.registry import close_to, exercise, expect
         "s without the retrained model": (7 / 8, 0, 0.5, 7 / 8),
         "what is gone, not what is left": (7 / 8, 0, 0.5, 1 / 8),
         "three numbers": (7 / 8, 0, 0.5),
+        "in percent": (87.5, 0, 50, 50),
+    },
+    right={
+        "a list": [0.875, 0.0, 0.5, 0.5],
+        "exact as False": (7 / 8, False, 1 / 2, 1 / 2),
+        "a tensor": torch.tensor([0.875, 0, 0.5, 0.5]),
     },
 )
 def _(answer: object) -> None:
-    expect(isinstance(answer, (tuple, list)) and len(answer) == 4, "Give four numbers: (em, exact, es, s).")
-    em, exact, es, s = answer
+    em, exact, es, s = several(answer, 4, "Give four numbers: (em, exact, es, s).")
     close_to(em, 7 / 8, "EM is off: seven of eight tokens are right.", atol=1e-3)
     expect(exact == 0, "EM is right. Exact asks for the whole answer, and one token is wrong.")
     close_to(
@@ -55,6 +61,13 @@ def _with_the_question(prompts: list[int], answers: list[int], shift: bool = Fal
     return _positions([0] * len(prompts), [p + a for p, a in zip(prompts, answers, strict=True)], shift)
 
 
+def _by_loops(prompts: list[int], answers: list[int], shift: bool = False) -> torch.Tensor:
+    mask = torch.zeros(len(prompts), max(p + a for p, a in zip(prompts, answers, strict=True)), dtype=torch.bool)
+    for row, p, a in zip(mask, prompts, answers, strict=True):
+        row[p - shift : p - shift + a] = True
+    return mask
+
+
 @exercise(
     "13.2",
     wrong={
@@ -67,11 +80,13 @@ def _with_the_question(prompts: list[int], answers: list[int], shift: bool = Fal
         "numbers instead of booleans": lambda p, a, shift=False: _positions(p, a, shift).float(),
         "one row": lambda p, a, shift=False: _positions(p, a, shift)[0],
     },
+    right={"by loops": _by_loops, "numpy": lambda p, a, shift=False: _positions(p, a, shift).numpy()},
 )
 def _(answer_positions: object) -> None:
     prompts, answers = [3, 5, 2], [4, 1, 2]
     for shift in (False, True):
         found = answer_positions(list(prompts), list(answers), shift=shift)
+        found = torch.from_numpy(found) if isinstance(found, np.ndarray) else found
         shape = tuple(getattr(found, "shape", ()))
         expect(
             shape == (3, 7), f"Three items, the longest has 3 + 4 = 7 tokens: return a 3 × 7 tensor; yours is {shape}."
@@ -96,7 +111,16 @@ def _(answer_positions: object) -> None:
 
 @exercise(
     "13.3",
-    wrong={"the target": 2, "the first moments": 4, "the formula": 6, "α_W-Norm": 7, "the measure": 8, "not a line": 9},
+    wrong={
+        "the target": 2,
+        "the first moments": 4,
+        "the formula": 6,
+        "α_W-Norm": 7,
+        "the measure": 8,
+        "not a line": 9,
+        "text": "3",
+    },
+    right=line_forms(3),
 )
 def _(line: int) -> None:
     expect(line in range(1, 9), "Answer with the number of a line, 1 to 8.")
@@ -124,6 +148,10 @@ def _auc(edited: torch.Tensor, retrained: torch.Tensor, ties: float = 0.5) -> to
         "without the absolute value": lambda a, b: 1 - 2 * (_auc(a, b) - 0.5),
         "without the 2": lambda a, b: 1 - abs(_auc(a, b) - 0.5),
         "compares the means": lambda a, b: 1 - 2 * abs((a.mean() < b.mean()).double() - 0.5),
+    },
+    right={
+        "a plain number": lambda a, b: float(1 - 2 * abs(_auc(a, b) - 0.5)),
+        "the smaller of both directions": lambda a, b: 2 * min(_auc(a, b), _auc(b, a)),
     },
 )
 def _(privacy: object) -> None:

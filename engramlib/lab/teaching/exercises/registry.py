@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 _NUMBER = re.compile(r"(\d\d)\.(\d+)")
@@ -82,6 +83,11 @@ def several(answer: object, n: int, message: str) -> list:
     expect(isinstance(answer, (tuple, list)) and len(answer) == n, message)
     assert isinstance(answer, (tuple, list))
     return list(answer)
+
+
+def line_forms(number: int) -> dict[str, object]:
+    """The number of a line as NumPy and torch give it: other forms of a right answer."""
+    return {"a tensor": torch.tensor(number), "numpy": np.int64(number), "a float": float(number)}
 
 
 def letter(answer: object) -> object:
