@@ -537,7 +537,9 @@ NEVER, PUPIL = "never saw it", "never saw it, distilled"  # the second is what a
 
 
 def frontier(case: Case) -> list[Row]:
-    """Rows of "frontier": every family and strength on one unit. `back`: after relearning, one draw."""
+    """Rows of "frontier": every family and strength on one unit. `back`: after relearning, one draw; `stranger`: the
+    same attack with what no network has seen, so that their difference is what was the digit's own.
+    """
     rows = []
     for family, strengths in STRENGTHS.items():
         for strength in strengths:
@@ -549,7 +551,8 @@ def frontier(case: Case) -> list[Row]:
                 for what, v in zip(("left", "kept"), pair, strict=True)
             }
             facts: Row = {"study": "frontier", "seed": case.subject.seed, "digit": case.digit, "edit": family}
-            rows.append({**facts, "strength": strength, **named, "back": recovered(case, net, draws=1)})
+            back_ = {"back": recovered(case, net, draws=1), "stranger": recovered(case, net, draws=1, stranger=True)}
+            rows.append({**facts, "strength": strength, **named, **back_})
     return rows
 
 
