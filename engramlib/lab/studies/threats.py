@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import fmean
 from typing import Any
@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import engramlib as el
-from engramlib.lab import models
-from engramlib.lab.data import Split
+from engramlib.lab import metrics, models
+from engramlib.lab.data import ImageData, Split, digits
 from engramlib.lab.metrics import resolution
 from engramlib.lab.metrics.representation import logistic
 from engramlib.lab.metrics.resolution import Interval
@@ -230,16 +230,25 @@ STEPS = 10  # of relearning
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network, the digit that it is to forget, and the same network trained without it."""
+    """A network, the digit that it is to forget, and the same network trained without it.
+
+    `strange`: images of a digit that neither has seen, where there is one; see `stranger` and `newcomer`.
+    """
 
     subject: compensated.Subject
     digit: int
     retrained: nn.Sequential
+    strange: ImageData | None = None
     _kept: dict = field(default_factory=dict, init=False, repr=False)
 
     @property
     def model(self) -> Any:
         return self.subject.model
+
+    @property
+    def group(self) -> int:
+        """The digit's place among the subject's groups."""
+        return self.subject.groups.index((self.digit,))
 
     def split(self, name: str, *, gone: bool | None = None) -> Split:
         """Flat images of a split; of the digit, or of the others."""
@@ -257,13 +266,16 @@ class Case:
         return Split(torch.cat([rest.x, new.x]), torch.cat([rest.y, new.y]))
 
     def stranger(self, name: str) -> Split:
-        """A concept that no network has seen, under the label of the digit: a 4 on its side (a 7, if 4 went)."""
-        part = self.subject.data.split(name)
-        mine = part.where(part.y == (7 if self.digit == 4 else 4))
-        return Split(mine.x.rot90(1, (2, 3)).flatten(1), torch.full_like(mine.y, self.digit))
+        """What no network has seen, under the label of the digit: `strange`, or a 4 on its side (a 7, if 4 went)."""
+        if self.strange is None:
+            part = self.subject.data.split(name)
+            x = part.x[part.y == (7 if self.digit == 4 else 4)].rot90(1, (2, 3))
+        else:
+            x = self.strange.split(name).x
+        return Split(x.flatten(1), torch.full((len(x),), self.digit))
 
     def engram(self, lam: float, rcond: float) -> el.Engram:
-        return self.subject.engrams(lam, rcond)[self.digit]
+        return self.subject.engrams(lam, rcond)[self.group]
 
     def answered(self, model: nn.Module, split: str = "test") -> float:
         """`back` of the network's own answers."""
@@ -273,18 +285,40 @@ class Case:
     def asked(self, model: nn.Module, split: str = "test") -> tuple[float, float]:
         """(accuracy on the digit, mean accuracy on the other nine)."""
         each = self.subject.accuracy(model, split)
-        others = torch.arange(len(each)) != self.digit
-        return float(each[self.digit]), float(each[others].mean())
+        others = torch.arange(len(each)) != self.group
+        return float(each[self.group]), float(each[others].mean())
 
 
 def case(seed: int, digit: int) -> Case:
     """The digit network of the first chapters on split `seed`, and one that never saw the digit."""
     subject = compensated.of_digits(seed)
-    data = subject.data.flat()
-    without = type(data)(**vars(data) | {"train": data.train.where(data.train.y != digit)})
-    retrained = models.mlp(mlp.DIGITS.sizes, seed=seed)
-    train_classifier(retrained, without, **mlp.DIGITS.training, seed=seed, validate=False)
-    return Case(subject, digit, retrained)
+    return Case(subject, digit, _trained(_of(subject.data, lambda y: y != digit), seed))
+
+
+def newcomer(seed: int, digit: int, new: int) -> Case:
+    """The same where no network has ever seen `new`: a digit that can be taught under the label of the one that went.
+
+    The network learns nine digits and is to forget one of them; the control learns the other eight.
+    """
+    data = digits(seed)
+    seen = _of(data, lambda y: y != new)
+    groups = tuple((c,) for c in range(10) if c != new)
+    subject = compensated.Subject(_trained(seen, seed), seen, seed, groups, flat=True)
+    retrained = _trained(_of(seen, lambda y: y != digit), seed)
+    return Case(subject, digit, retrained, strange=_of(data, lambda y: y == new))
+
+
+def _of(data: ImageData, which: Callable[[Tensor], Tensor]) -> ImageData:
+    """The images whose labels `which` says yes to."""
+    return replace(
+        data, **{name: data.split(name).where(which(data.split(name).y)) for name in ("train", "val", "test")}
+    )
+
+
+def _trained(data: ImageData, seed: int) -> nn.Sequential:
+    model = models.mlp(mlp.DIGITS.sizes, seed=seed)
+    train_classifier(model, data.flat(), **mlp.DIGITS.training, seed=seed, validate=False)
+    return model
 
 
 def hushed(model: nn.Sequential, digit: int, *, depth: float = 20.0) -> nn.Sequential:
@@ -318,7 +352,7 @@ def edited(case: Case, family: str, strength: float) -> Any:
     if family == "λ and cut":
         return el.ablate(case.model, case.engram(LAM, CUT), strength)
     if family == "compensated":
-        return case.subject.without(case.digit, compensated.Knife("compensated", LAM, strength))
+        return case.subject.without(case.group, compensated.Knife("compensated", LAM, strength))
     if family == "last layer":
         return el.ablate(case.model, case.engram(LAM, CUT).select(["fc3"]), strength)
     if family != "NegGrad+":
@@ -537,9 +571,7 @@ NEVER, PUPIL = "never saw it", "never saw it, distilled"  # the second is what a
 
 
 def frontier(case: Case) -> list[Row]:
-    """Rows of "frontier": every family and strength on one unit. `back`: after relearning, one draw; `stranger`: the
-    same attack with what no network has seen, so that their difference is what was the digit's own.
-    """
+    """Rows of "frontier": every family and strength on one unit. `back`: after relearning, one draw."""
     rows = []
     for family, strengths in STRENGTHS.items():
         for strength in strengths:
@@ -551,8 +583,7 @@ def frontier(case: Case) -> list[Row]:
                 for what, v in zip(("left", "kept"), pair, strict=True)
             }
             facts: Row = {"study": "frontier", "seed": case.subject.seed, "digit": case.digit, "edit": family}
-            back_ = {"back": recovered(case, net, draws=1), "stranger": recovered(case, net, draws=1, stranger=True)}
-            rows.append({**facts, "strength": strength, **named, **back_})
+            rows.append({**facts, "strength": strength, **named, "back": recovered(case, net, draws=1)})
     return rows
 
 
@@ -601,6 +632,52 @@ def attacked(case: Case, strengths: Mapping[str, float]) -> list[Row]:
     return rows
 
 
+NEXT = 3  # the digit that nobody has seen comes so many after the one that goes
+
+
+def taught(seed: int, digit: int, strengths: Mapping[str, float]) -> list[Row]:
+    """Rows of "newcomer": the digit (`own`) and one that no network of the case has seen (`other`), each taught under
+    the digit's label. An edit after which *anything* is learned faster there, learns the other one faster, too.
+    """
+    case, rows = newcomer(seed, digit, (digit + NEXT) % 10), []
+    nets = {family: edited(case, family, strength) for family, strength in strengths.items()}
+    nets |= {HUSHED: hushed(case.model, digit), NEVER: case.retrained}
+    for edit, net in nets.items():
+        for threat, steps in (("one bias learned", 0), ("relearning", STEPS)):
+            found = {
+                key: recovered(case, net, steps=steps, stranger=other)
+                for key, other in (("own", False), ("other", True))
+            }
+            rows.append({"study": "newcomer", "seed": seed, "digit": digit, "edit": edit, "threat": threat, **found})
+        counts = {key: counted(case, net, stranger=other) for key, other in (("own", False), ("other", True))}
+        found = {key: float(LIMIT if count.needed is None else count.needed) for key, count in counts.items()}
+        found |= {f"{key}_kept": count.kept for key, count in counts.items()}
+        rows.append({"study": "newcomer", "seed": seed, "digit": digit, "edit": edit, "threat": COUNT, **found})
+    return rows
+
+
+COUNT, LIMIT = "images until half is named", 80
+
+
+def counted(case: Case, model: nn.Module, *, stranger: bool = False) -> metrics.Relearned:
+    """`metrics.relearn`, chapter 09's count. It does not ask what *else* is called the digit: see `kept`."""
+    data = case.subject.data.flat()
+    if stranger:
+        data = _of(data, lambda y: y != case.digit)
+        parts_ = {name: (data.split(name), case.stranger(name)) for name in ("train", "val", "test")}
+        joined = {n: Split(torch.cat([a.x, b.x]), torch.cat([a.y, b.y])) for n, (a, b) in parts_.items()}
+        data = replace(data, **joined)
+    return metrics.relearn(model, data, [case.digit], before=1.0, limit=LIMIT)
+
+
+def faster(rows: Iterable[Row], edit: str, key: str, *, threat: str = "relearning") -> Interval:
+    """Rows of "newcomer": how much more comes after an edit than in the network that never saw it; `key` as there."""
+    found: dict[str, dict[int, float]] = {}
+    for row in runs.select(rows, {"study": "newcomer", "threat": threat}):
+        found.setdefault(row["edit"], {})[row["seed"]] = row[key]
+    return resolution.of_mean([found[edit][seed] - found[NEVER][seed] for seed in sorted(found[NEVER])])
+
+
 def values(rows: Iterable[Row], edit: str, threat: str) -> list[float]:
     """One number a unit, in the order of the units."""
     found = runs.select(rows, {"study": "threat", "edit": edit, "threat": threat})
@@ -620,15 +697,12 @@ WORKS = {
     "linear probe, fc3": AS_IT_IS,
     "a hundred guesses": "file kept",
 }
-BEYOND, FEW_IMAGES, ALL_IMAGES = "relearning, beyond a stranger", "its formula, two images", "its formula, all images"
-THREATS = (*WORKS, BEYOND, FEW_IMAGES, ALL_IMAGES)
+FEW_IMAGES, ALL_IMAGES = "its formula, two images", "its formula, all images"
+THREATS = (*WORKS, FEW_IMAGES, ALL_IMAGES)
 
 
 def verdict(rows: Sequence[Row], edit: str, threat: str, *, control: str = NEVER) -> Verdict | None:
-    """`over_units` for one cell of chapter 17's table: rows of "threat", an edit, one of `THREATS`. None: not measured.
-
-    `BEYOND` compares what comes back of the digit with what comes of a stranger, network by network.
-    """
+    """`over_units` for one cell of chapter 17's table: rows of "threat", an edit, one of `THREATS`. None: not there."""
     if threat not in THREATS:
         raise ValueError(f"verdict: no threat {threat!r}; choose from {', '.join(THREATS)}.")
     if threat in (FEW_IMAGES, ALL_IMAGES):
@@ -636,15 +710,9 @@ def verdict(rows: Sequence[Row], edit: str, threat: str, *, control: str = NEVER
         who = (edit, never, every) if threat == FEW_IMAGES else (every, never, AS_IT_IS)
         how = ("its formula",) * 2 + ("its formula" if threat == FEW_IMAGES else "asked plainly",)
         found = [values(rows, w, t) for w, t in zip(who, how, strict=True)]
-    elif threat == BEYOND:
-        own, other = ([values(rows, w, t) for w in (edit, control, HUSHED)] for t in RELEARNED)
-        found = [[a - b for a, b in zip(x, y, strict=True)] for x, y in zip(own, other, strict=True)]
     else:
         found = [values(rows, w, threat) for w in (edit, control, WORKS[threat])]
     return over_units(*found) if all(found) else None
-
-
-RELEARNED = ("relearning", "relearning, a stranger")
 
 
 def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
@@ -652,9 +720,10 @@ def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
     known = cache(case)
     for unit in UNITS:
         yield {"study": "frontier", "unit": list(unit)}, lambda unit=unit: frontier(known(*unit))
+
+    def strengths() -> dict[str, float]:
+        return {family: chosen(recorder.rows, family) for family in STRENGTHS}
+
     for unit in UNITS:
-
-        def rows(unit: tuple[int, int] = unit) -> list[Row]:
-            return attacked(known(*unit), {family: chosen(recorder.rows, family) for family in STRENGTHS})
-
-        yield {"study": "threat", "unit": list(unit)}, rows
+        yield {"study": "threat", "unit": list(unit)}, lambda unit=unit: attacked(known(*unit), strengths())
+        yield {"study": "newcomer", "unit": list(unit)}, lambda unit=unit: taught(*unit, strengths())

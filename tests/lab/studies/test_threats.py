@@ -148,6 +148,46 @@ def test_what_is_shown_is_not_what_is_asked(case):
     assert torch.equal(case.stranger("test").x, turned)
 
 
+def test_a_newcomer_is_a_digit_that_no_network_of_the_case_has_seen(monkeypatch):
+    monkeypatch.setattr(mlp, "DIGITS", SMALL)
+    case = threats.newcomer(0, 4, 7)
+    there = {name: set(case.split(name).y.tolist()) for name in ("train", "val", "test")}
+    assert all(7 not in found and len(found) == 9 for found in there.values())
+    assert case.model[-1].out_features == 10 and case.answered(case.model) > 0.8 > 0.1 > case.answered(case.retrained)
+    left, kept = case.asked(threats.edited(case, "compensated", 1.5))
+    assert left < 0.3 and kept > 0.8  # the fours went, and not their neighbours in the list of groups
+    strange, sevens = case.stranger("test"), digits(0).test
+    assert torch.equal(strange.x, sevens.x[sevens.y == 7].flatten(1)) and set(strange.y.tolist()) == {4}
+    few = case.few(2, stranger=True)
+    assert len(few.y) == 18 and int((few.y == 4).sum()) == 2
+
+
+def test_a_count_of_what_is_named_is_fooled_by_whoever_calls_everything_that(case):
+    always = threats.hushed(case.model, 4, depth=-100.0)
+    count = threats.counted(case, always)
+    assert count.needed == 0 and count.kept < 0.1
+    assert threats.recovered(case, always, steps=0) > 0.7  # its bias is what an attacker sets
+    assert threats.counted(case, case.retrained).needed > threats.counted(case, case.model).needed == 0
+    assert threats.counted(case, case.retrained, stranger=True).needed != 0  # None: not within the limit
+
+
+def test_what_comes_faster_after_an_edit_is_asked_network_by_network():
+    rows = [
+        {
+            "study": "newcomer",
+            "threat": "relearning",
+            "edit": edit,
+            "seed": seed,
+            "own": own + 0.1 * seed,
+            "other": other,
+        }
+        for edit, own, other in (("mine", 0.5, 0.2), (threats.NEVER, 0.3, 0.4))
+        for seed in range(4)
+    ]
+    own, other = (threats.faster(rows, "mine", key) for key in ("own", "other"))
+    assert own.low == pytest.approx(0.2) == own.high and other.mean == pytest.approx(-0.2)
+
+
 @pytest.mark.parametrize("family", ["uniform", "λ and cut", "compensated"])
 def test_a_formula_undoes_what_it_did(case, family):
     edited = threats.edited(case, family, 1.5)
@@ -199,9 +239,9 @@ def test_probes_read_each_layer_and_pixels_are_nobodys(case):
 
 
 def test_a_student_of_what_stays_never_saw_what_went(case):
-    student = threats.distilled(case, threats.edited(case, "λ and cut", 2.0), epochs=60)
+    student = threats.distilled(case, threats.edited(case, "λ and cut", 1.0))
     left, kept = case.asked(student)
-    assert left < 0.1 and kept > 0.85
+    assert left < 0.1 and kept > 0.75
     assert [layer.out_features for layer in student if isinstance(layer, nn.Linear)] == [24, 24, 10]
     assert threats.recovered(case, student, steps=0) < threats.recovered(case, threats.hushed(case.model, 4), steps=0)
 
@@ -232,10 +272,12 @@ def test_a_recording_has_every_edit_and_threat(case, monkeypatch, tmp_path):
     monkeypatch.setattr(
         threats, "case", lambda seed, digit: threats.Case(replace(case.subject, seed=seed), digit, case.retrained)
     )
+    monkeypatch.setattr(mlp, "DIGITS", SMALL)
     monkeypatch.setattr(threats, "STRENGTHS", {f: s[2:3] for f, s in threats.STRENGTHS.items()})
     assert erasure.main(["--record", "--data", "digits"]) == 0
     run = runs.load("erasure-digits")
     assert len(run.where(study="frontier")) == 2 * len(threats.STRENGTHS)
+    assert len(run.where(study="newcomer")) == 2 * 3 * (len(threats.STRENGTHS) + 2)
     everywhere = {threat for threat in {r["threat"] for r in run.rows if r["study"] == "threat"}}
     formula = threats.values(run.rows, "uniform, all images", "its formula")
     assert len(formula) == 2 and min(formula) > 0.7
@@ -256,14 +298,13 @@ def test_a_cell_of_the_table_compares_what_it_says():
         ]
 
     found = rows(
-        mine={"relearning": 0.7, "relearning, a stranger": 0.5, "its formula": 0.1},
-        never={"relearning": 0.5, "relearning, a stranger": 0.3, "one bias learned": 0.1},
+        mine={"relearning": 0.7, "its formula": 0.1},
+        never={"relearning": 0.5, "one bias learned": 0.1},
     )
     found = [{**r, "edit": threats.NEVER if r["edit"] == "never" else r["edit"]} for r in found]
-    hushed = rows(hushed={"relearning": 0.9, "relearning, a stranger": 0.3, "one bias learned": 1.0})
+    hushed = rows(hushed={"relearning": 0.9, "one bias learned": 1.0})
     found += [{**r, "edit": threats.HUSHED} for r in hushed]
     assert threats.verdict(found, "mine", "relearning").outcome == "not"
-    assert threats.verdict(found, "mine", threats.BEYOND).outcome == "protected"  # as quick with a stranger
     assert threats.verdict(found, "mine", "one bias learned") is None
     assert threats.verdict(found, "mine", threats.FEW_IMAGES) is None
     extra = rows(**{"mine, all images": {"its formula": 1.0}, f"{threats.NEVER}, mine": {"its formula": 0.1}})
