@@ -2,6 +2,7 @@
 
     python -m engramlib.lab.studies erasure --record                  # data/runs/erasure-authors.json; resumes
     python -m engramlib.lab.studies erasure --record --data digits    # data/runs/erasure-digits.json: `threats`
+    python -m engramlib.lab.studies erasure --record --data newcomers # after it: digits that a network never saw
 
 Every attack is done to the edited model, to the one that was retrained without these authors, and to one on which it
 must work; `threats.judge` compares them. A *fact* is the part of an answer that no grammar gives away: the value. Rows:
@@ -641,9 +642,9 @@ def more_right(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]]) -> reso
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = recording.parser("erasure", __doc__, "erasure-<data>")
-    options.add_argument("--data", choices=("authors", "digits"), default="authors")
+    options.add_argument("--data", choices=("authors", "digits", "newcomers"), default="authors")
     args = options.parse_args(argv)
-    if args.data == "digits":
+    if args.data != "authors":
         return _digits(args)
     if not args.record:
         here = scene(0)
@@ -655,12 +656,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _digits(args: argparse.Namespace) -> int:
-    if not args.record:
+    config: Row = {"strengths": threats.STRENGTHS, "few": threats.FEW, "steps": threats.STEPS}
+    parts_: object = threats.parts
+    if args.data == "newcomers":
+        rows = runs.load("erasure-digits").rows
+        config["strengths"] = {family: threats.chosen(rows, family) for family in threats.STRENGTHS}
+        parts_ = threats.newcomers(config["strengths"])
+    elif not args.record:
         recording.show({"frontier": threats.frontier(threats.case(*threats.UNITS[0]))})
-        return 0
-    config = {"strengths": threats.STRENGTHS, "few": threats.FEW, "steps": threats.STEPS, "digits": asdict(mlp.DIGITS)}
-    seeds = [seed for seed, _ in threats.UNITS]
-    recording.record("erasure-digits", threats.parts, args, config=config, seeds=seeds, data=digits())
+    if args.record:
+        config["digits"] = asdict(mlp.DIGITS)
+        seeds = [seed for seed, _ in threats.UNITS]
+        recording.record(f"erasure-{args.data}", parts_, args, config=config, seeds=seeds, data=digits())
     return 0
 
 

@@ -19,7 +19,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from statistics import fmean
 from typing import Any
 
@@ -571,7 +571,9 @@ NEVER, PUPIL = "never saw it", "never saw it, distilled"  # the second is what a
 
 
 def frontier(case: Case) -> list[Row]:
-    """Rows of "frontier": every family and strength on one unit. `back`: after relearning, one draw."""
+    """Rows of "frontier": every family and strength on one unit. `back`: after relearning, one draw; `stranger`: the
+    same attack with a shape that no network has seen.
+    """
     rows = []
     for family, strengths in STRENGTHS.items():
         for strength in strengths:
@@ -583,7 +585,8 @@ def frontier(case: Case) -> list[Row]:
                 for what, v in zip(("left", "kept"), pair, strict=True)
             }
             facts: Row = {"study": "frontier", "seed": case.subject.seed, "digit": case.digit, "edit": family}
-            rows.append({**facts, "strength": strength, **named, "back": recovered(case, net, draws=1)})
+            back_ = {"back": recovered(case, net, draws=1), "stranger": recovered(case, net, draws=1, stranger=True)}
+            rows.append({**facts, "strength": strength, **named, **back_})
     return rows
 
 
@@ -720,10 +723,15 @@ def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
     known = cache(case)
     for unit in UNITS:
         yield {"study": "frontier", "unit": list(unit)}, lambda unit=unit: frontier(known(*unit))
-
-    def strengths() -> dict[str, float]:
-        return {family: chosen(recorder.rows, family) for family in STRENGTHS}
-
     for unit in UNITS:
-        yield {"study": "threat", "unit": list(unit)}, lambda unit=unit: attacked(known(*unit), strengths())
-        yield {"study": "newcomer", "unit": list(unit)}, lambda unit=unit: taught(*unit, strengths())
+
+        def rows(unit: tuple[int, int] = unit) -> list[Row]:
+            return attacked(known(*unit), {family: chosen(recorder.rows, family) for family in STRENGTHS})
+
+        yield {"study": "threat", "unit": list(unit)}, rows
+
+
+def newcomers(strengths: Mapping[str, float]) -> Iterator[recording.Part]:
+    """What `--data newcomers` records, with the strengths that the recorded digits chose."""
+    for unit in UNITS:
+        yield {"study": "newcomer", "unit": list(unit)}, partial(taught, unit[0], unit[1], strengths)

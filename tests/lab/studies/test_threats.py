@@ -277,7 +277,10 @@ def test_a_recording_has_every_edit_and_threat(case, monkeypatch, tmp_path):
     assert erasure.main(["--record", "--data", "digits"]) == 0
     run = runs.load("erasure-digits")
     assert len(run.where(study="frontier")) == 2 * len(threats.STRENGTHS)
-    assert len(run.where(study="newcomer")) == 2 * 3 * (len(threats.STRENGTHS) + 2)
+    assert erasure.main(["--record", "--data", "newcomers"]) == 0
+    newcomers = runs.load("erasure-newcomers").rows
+    assert len(newcomers) == 2 * 3 * (len(threats.STRENGTHS) + 2)
+    assert threats.faster(newcomers, threats.NEVER, "other").mean == 0.0
     everywhere = {threat for threat in {r["threat"] for r in run.rows if r["study"] == "threat"}}
     formula = threats.values(run.rows, "uniform, all images", "its formula")
     assert len(formula) == 2 and min(formula) > 0.7
