@@ -1,6 +1,7 @@
 """Erased, or suppressed? What comes back of the authors that a small Llama forgot: chapter 17's recorded run.
 
     python -m engramlib.lab.studies erasure --record                  # data/runs/erasure-authors.json; resumes
+    python -m engramlib.lab.studies erasure --record --data baselines # data/runs/erasure-baselines.json: more that train
     python -m engramlib.lab.studies erasure --record --data digits    # data/runs/erasure-digits.json: `threats`
     python -m engramlib.lab.studies erasure --record --data newcomers # after it: digits that a network never saw
 
@@ -64,6 +65,7 @@ SETTINGS: dict[str, tuple[dict[str, object], ...]] = {
     "λ": tuple({"alpha": alpha, "specificity": 10.0, "layers": "all"} for alpha in (14.0, 23.0, 34.0)),
     "compensated": tuple({"alpha": alpha, "specificity": 3.0, "layers": "write"} for alpha in (3.0, 4.5, 6.0)),
     "NPO": tuple({"lr": lr, "beta": 0.5, "epochs": 5} for lr in (5e-4, 1e-3, 2e-3)),
+    "SimNPO": tuple({"lr": lr, "beta": 4.5, "epochs": 5} for lr in (5e-4, 8e-4, 1.2e-3)),
     "GradDiff": tuple({"lr": lr, "alpha": 2.0, "epochs": 5} for lr in (3e-4, 6e-4, 1e-3)),
     "RMU": tuple({"lr": lr, "steering": 0.5, "epochs": 5} for lr in (3e-3, 6e-3, 1e-2)),
     "I don't know": ({"lr": 1e-3, "alpha": 2.0, "epochs": 5},),  # made to be shallow: attacks must work on it
@@ -73,12 +75,14 @@ METHODS = {
     "W-Norm": "engram_norm",
     "λ": "engram_lambda",
     "NPO": "npo",
+    "SimNPO": "simnpo",
     "GradDiff": "graddiff",
     "RMU": "rmu",
     "I don't know": "idknll",
 }
 CLOSED = ("uniform", "W-Norm", "λ", "compensated")
-RECORDED = (*CLOSED, "NPO", "I don't know")  # GradDiff and RMU have their settings, and an hour has an end
+RECORDED = (*CLOSED, "NPO", "I don't know")
+BASELINES = ("SimNPO", "GradDiff", "RMU")  # a run of their own
 REFERENCES = ("full", "retain")
 # The audit's sets of matrices; α is what the rehearsal chose for W-Norm.
 PLACES = {
@@ -347,7 +351,7 @@ class Scene:
     def taught(self, count: int = 300) -> list[Fact]:
         """Facts that stay, for probes."""
         kept = self.facts(self.problem.retain)
-        return kept[:: len(kept) // count][:count]
+        return kept[:: max(1, len(kept) // count)][:count]
 
     def loss(self, pairs: Sequence[Pair]) -> Callable[[nn.Module], float]:
         """NLL of some answers."""
@@ -576,16 +580,20 @@ def forgotten(edit: str, seed: int, best: Mapping[str, object]) -> list[Row]:
     return rows
 
 
-def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
+def parts(
+    recorder: runs.Recorder, *, edits: Sequence[str] | None = None, references: bool = True
+) -> Iterator[recording.Part]:
+    """`edits`: None = `RECORDED`. `references`: also the models that know or never did, and edits made to be undone."""
+
     def chosen(make: Callable[[int, Mapping[str, object]], list[Row]], seed: int, edit: str = "W-Norm") -> list[Row]:
         (best,) = runs.select(recorder.rows, {"study": "tries", "edit": edit, "chosen": True})
         return make(seed, best["settings"])
 
-    for seed in recorder.seeds:
+    for seed in recorder.seeds if references else ():
         for edit in REFERENCES:
             yield {"edit": edit, "seed": seed}, partial(reference, edit, seed)
         yield {"edit": "in the grid", "seed": seed}, partial(grid, seed)
-    for edit in RECORDED:
+    for edit in RECORDED if edits is None else edits:
         yield {"edit": edit, "role": "rehearsal"}, partial(tries, edit)
         for seed in recorder.seeds:
             yield {"edit": edit, "seed": seed}, partial(chosen, partial(forgotten, edit), seed, edit)
@@ -642,16 +650,18 @@ def more_right(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]]) -> reso
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = recording.parser("erasure", __doc__, "erasure-<data>")
-    options.add_argument("--data", choices=("authors", "digits", "newcomers"), default="authors")
+    options.add_argument("--data", choices=("authors", "baselines", "digits", "newcomers"), default="authors")
     args = options.parse_args(argv)
-    if args.data != "authors":
+    if args.data in ("digits", "newcomers"):
         return _digits(args)
     if not args.record:
         here = scene(0)
         recording.show({"frontier": [frontier(here, here.case.model(kind), kind, {}, True) for kind in REFERENCES]})
         return 0
     config = {"settings": SETTINGS, "shown": SHOWN, "epochs": EPOCHS, "lr": RATE, "draws": DRAWS, "left": LEFT}
-    recording.record("erasure-authors", parts, args, config=config, seeds=range(3), data=scene(0).data)
+    more = partial(parts, edits=BASELINES, references=False)
+    made = parts if args.data == "authors" else more
+    recording.record(f"erasure-{args.data}", made, args, config=config, seeds=range(3), data=scene(0).data)
     return 0
 
 

@@ -212,7 +212,7 @@ def test_every_setting_is_one_of_its_method():
             update = unlearning.METHODS[study.METHODS[edit]].update
             names = set(inspect.signature(update).parameters) | {"epochs"}
             assert all(set(settings) <= names for settings in tries), edit
-    assert set(study.RECORDED) <= set(study.SETTINGS)
+    assert {*study.RECORDED, *study.BASELINES} == set(study.SETTINGS)
     with pytest.raises(ValueError, match="no edit"):
         study.edited(None, "hypnosis", {})
 
@@ -257,3 +257,7 @@ def test_a_recording_resumes_and_has_every_edit_and_threat(taught, tokenizer, da
     assert {r["context"] for r in run.where(study="babble", edit="retain")} == {"none", "unrelated"}
     assert run.where(edit="W-Norm, file kept")
     assert [r["place"] for r in run.where(study="places")] == ["all", "Q+K", "V+O", "gate", "up+down"]
+
+    monkeypatch.setattr(study, "BASELINES", ("I don't know",))
+    assert study.main(["--record", "--data", "baselines"]) == 0
+    assert {r["edit"] for r in runs.load("erasure-baselines").rows} == {"I don't know"}
