@@ -1,7 +1,7 @@
 """Erased, or suppressed? What comes back of the authors that a small Llama forgot: chapter 17's recorded run.
 
     python -m engramlib.lab.studies erasure --record                  # data/runs/erasure-authors.json; resumes
-    python -m engramlib.lab.studies erasure --record --data baselines # data/runs/erasure-baselines.json: more that train
+    python -m engramlib.lab.studies erasure --record --data baselines # data/runs/erasure-baselines.json: trained
     python -m engramlib.lab.studies erasure --record --data digits    # data/runs/erasure-digits.json: `threats`
     python -m engramlib.lab.studies erasure --record --data newcomers # after it: digits that a network never saw
 
