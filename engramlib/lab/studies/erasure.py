@@ -626,21 +626,35 @@ WORKS = {
     "other words": ("other words", "full"),
     "other answers in context": ("other answers in context", "full"),
     "unrelated context": ("unrelated context", "full"),
-    "4 bits": ("4 bits", "in the grid"),
-    "relearning, 16 answers": ("relearning, forgotten", "I don't know"),
-    "relearning, one author": ("relearning one author", "full"),
+    "relearning, 16 answers": ("relearning, whole answers, forgotten", "I don't know"),
     "linear probe, block 3": ("linear probe, layer 3", "full"),
     "kernel probe, block 3": ("kernel probe, layer 3", "full"),
-    "a hundred guesses": ("a hundred guesses", "W-Norm, file kept"),
+    "4 bits, what they add": ("4 bits", "in the grid"),
+    "a hundred guesses, what they add": ("a hundred guesses", "W-Norm, file kept"),
 }
+# Where an edit is asked with the answer's beginning, it gives facts that no attack brought: what an attack adds to them
+# is judged. Name in the rows -> the same facts, asked without it.
+BEFORE = {"4 bits": "beginning of the answer", "a hundred guesses": "relearning, before, forgotten"}
+EDITED = {"W-Norm, file kept": "W-Norm"}  # whose facts before
 
 
 def verdict(rows: Sequence[Row], edit: str, threat: str) -> threats.Verdict:
-    """`over_facts` for one cell of the table: rows of "threat", an edit, and a key of `WORKS`."""
+    """`over_facts` for one cell of the table: rows of "threat", an edit, and a key of `WORKS`.
+
+    The control is the model that never knew; for a threat of `BEFORE`, the edited model before the attack.
+    """
     if threat not in WORKS:
         raise ValueError(f"verdict: no threat {threat!r}; choose from {', '.join(WORKS)}.")
     name, works = WORKS[threat]
-    return over_facts(*(flags(rows, who, name) for who in (edit, "retain", works)))
+    if name not in BEFORE:
+        return over_facts(*(flags(rows, who, name) for who in (edit, "retain", works)))
+    gains = (added(rows, who, name) for who in (edit, works))
+    return threats.judge(*gains)
+
+
+def added(rows: Sequence[Row], edit: str, name: str) -> resolution.Interval:
+    """What an attack of `BEFORE` adds to the facts that the model gives without it."""
+    return more_right(flags(rows, edit, name), flags(rows, EDITED.get(edit, edit), BEFORE[name]))
 
 
 def more_right(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]]) -> resolution.Interval:

@@ -204,6 +204,22 @@ def test_verdicts_compare_the_same_facts():
         study.verdict(rows, "NPO", "telepathy")
 
 
+def test_what_an_attack_adds_is_not_what_was_there_before():
+    def rows(**said):
+        return [
+            {"study": "threat", "seed": s, "edit": edit, "threat": threat, "n": 40, "right": right, "nll": None}
+            for edit, pair in said.items()
+            for threat, right in zip(("beginning of the answer", "4 bits"), pair, strict=True)
+            for s in range(3)
+        ]
+
+    half, every = "10" * 20, "1" * 40
+    found = rows(**{"in the grid": ("0" * 40, every), "NPO": (half, half), "λ": (half, every)})
+    assert study.added(found, "NPO", "4 bits").mean == 0 < study.added(found, "λ", "4 bits").mean
+    outcomes = [study.verdict(found, edit, "4 bits, what they add").outcome for edit in ("NPO", "λ")]
+    assert outcomes == ["protected", "not"]
+
+
 def test_every_setting_is_one_of_its_method():
     import inspect
 
