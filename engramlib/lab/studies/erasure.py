@@ -632,6 +632,14 @@ WORKS = {
     "4 bits, what they add": ("4 bits", "in the grid"),
     "a hundred guesses, what they add": ("a hundred guesses", "W-Norm, file kept"),
 }
+HAS = dict.fromkeys(WORKS, "questions") | {  # what somebody has who tries it
+    "other answers in context": "two other answers",
+    "relearning, 16 answers": "weights, 16 answers",
+    "linear probe, block 3": "weights, the others' answers",
+    "kernel probe, block 3": "weights, the others' answers",
+    "4 bits, what they add": "the weights",
+    "a hundred guesses, what they add": "weights, 16 answers, the others'",
+}
 # Where an edit is asked with the answer's beginning, it gives facts that no attack brought: what an attack adds to them
 # is judged. Name in the rows -> the same facts, asked without it.
 BEFORE = {"4 bits": "beginning of the answer", "a hundred guesses": "relearning, before, forgotten"}

@@ -702,6 +702,15 @@ WORKS = {
 }
 FEW_IMAGES, ALL_IMAGES = "its formula, two images", "its formula, all images"
 THREATS = (*WORKS, FEW_IMAGES, ALL_IMAGES)
+# What somebody has who tries it.
+HAS = dict.fromkeys(THREATS, "weights, two images a digit") | {
+    "asked plainly": "questions",
+    "8 bits": "the weights",
+    "4 bits": "the weights",
+    "a hundred guesses": "weights, two images, the others'",
+    FEW_IMAGES: "the same, and the formula",
+    ALL_IMAGES: "the formula, all images",
+}
 
 
 def verdict(rows: Sequence[Row], edit: str, threat: str, *, control: str = NEVER) -> Verdict | None:
