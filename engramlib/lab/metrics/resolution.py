@@ -74,6 +74,19 @@ def interval(shares: Sequence[float], n: int, *, level: float = LEVEL) -> Interv
     return Interval(mean, max(0.0, mean - down), min(1.0, mean + up))
 
 
+def of_mean(values: Sequence[float], *, level: float = LEVEL) -> Interval:
+    """Student's interval of a mean of numbers that vary in everything: one a network, on images of its own. Chapter 17.
+
+    One value alone says nothing about others: then everything.
+
+    >>> print(of_mean([0.5, 0.6, 0.7]))
+    0.60 (0.35 to 0.85)
+    """
+    _check(len(values), level)
+    mean, half = statistics.fmean(values), _student(values, level)
+    return Interval(mean, mean - half, mean + half)
+
+
 def paired(lost: Sequence[int], gained: Sequence[int], n: int, *, level: float = LEVEL) -> Interval:
     """What a second network reads less than a first, as a share of the same `n` images: over networks and images.
 

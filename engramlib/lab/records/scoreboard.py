@@ -152,12 +152,18 @@ def _kind(rows: list[Row], name: str) -> list[float]:
     return _column([row for row in rows if row["layer"].endswith(f"{name}_proj")], "r")
 
 
+def _recovery(rows: list[Row], name: str) -> list[float]:
+    """(before − after) / before of an NLL, one number a seed, where the model that knows has next to none."""
+    return [(row[name] - row[f"{name}_after"]) / row[name] for row in sorted(rows, key=lambda row: row["seed"])]
+
+
 READERS: dict[str, Callable[[list[Row], str], list[float]]] = {
     "classwise": _classwise,
     "reconstruction": _reconstruction,
     "column": _column,
     "superclass": _superclass,
     "kind": _kind,
+    "recovery": _recovery,
 }
 
 

@@ -23,6 +23,7 @@ STUDIES = {
     "forgetting": "chapters 13 and 14",
     "pretrained": "chapter 15",
     "order": "chapter 16",
+    "erasure": "chapter 17",
     "compensated": "chapter 18",
     "online": "chapter 19",
     "discover": "chapter 20",
