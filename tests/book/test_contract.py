@@ -30,6 +30,7 @@ NOT_RESULTS = {
     ("13", "40"): "the k of min-k, part of its definition",
     ("14", "1.2"): "the size of the model, in millions",
     ("14", "3.2"): "the name of a model",
+    ("17", "95"): "the level of an interval",
     ("14", ".02"): "the price at which the chapter compares, chosen by it",
 }
 

@@ -147,11 +147,17 @@ def _superclass(rows: list[Row], name: str) -> list[float]:
     return [statistics.fmean(values) for values in by_seed.values()]
 
 
+def _recovery(rows: list[Row], name: str) -> list[float]:
+    """(before − after) / before of an NLL, one number a seed, where the model that knows has next to none."""
+    return [(row[name] - row[f"{name}_after"]) / row[name] for row in sorted(rows, key=lambda row: row["seed"])]
+
+
 READERS: dict[str, Callable[[list[Row], str], list[float]]] = {
     "classwise": _classwise,
     "reconstruction": _reconstruction,
     "column": _column,
     "superclass": _superclass,
+    "recovery": _recovery,
 }
 
 

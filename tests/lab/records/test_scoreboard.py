@@ -85,7 +85,7 @@ def test_recordings_that_are_still_to_come_are_named_as_the_studies_name_them():
 
 
 def test_methods_and_places_are_those_of_the_studies():
-    from engramlib.lab.studies import forgetting, unlearning
+    from engramlib.lab.studies import erasure, forgetting, unlearning
 
     for _, r in ROWS:
         where = r.get("recorded", {}).get("where", {})
@@ -93,7 +93,7 @@ def test_methods_and_places_are_those_of_the_studies():
             names = where["method"] if isinstance(where["method"], list) else [where["method"]]
             assert set(names) <= {*forgetting.ENTRANTS, *forgetting.SECOND_ROUND}
         if where.get("study") == "places":
-            assert where["place"] in forgetting.PLACES
+            assert where["place"] in {*forgetting.PLACES, *erasure.PLACES}
         if where.get("study") == "unlearning":
             assert where["method"] in {"original", *unlearning.ENTRANTS}
 
@@ -117,7 +117,7 @@ def test_the_whole_board_without_a_built_book():
     assert by_id["fig11"].verdict == "reproduced" and by_id["fig11"].counts == (4, 4)
     assert by_id["fig11"].statements[1].values["real"].n == 5
     assert by_id["fig5"].verdict == "partly" and "share that the others lose" in by_id["fig5"].why
-    assert by_id["audit"].verdict == "not yet" and by_id["audit"].counts == (0, 0)
+    assert by_id["audit"].verdict == "not" and by_id["audit"].counts == (2, 5)
     assert (
         by_id["path"].verdict == "not" and by_id["path"].statements[0].values["stand_in"].source == "order-pretrained"
     )
