@@ -71,8 +71,8 @@ def collect(
             the time, and it rounds: eigenvalues of Σ below 5e-7 of the largest are noise then, as they are in float32
             sums. The default cut is above that. For a finer cut say ``exact=True``; :func:`extract` warns
             where it matters.
-        rank: keep so many rows of each Σ and its diagonal, by Frequent Directions (:class:`engramlib.lowrank.LowRank`).
-            A number below 1 is a share of the bytes that Σ takes otherwise: 0.1 = a tenth (and twice that
+        rank: keep so many rows of each Σ and its diagonal, by Frequent Directions (:class:`engramlib.lowrank.LowRank`;
+            chapter 21). A number below 1 is a share of the bytes that Σ takes otherwise: 0.1 = a tenth (and twice that
             while the pass runs). The error is bounded (:meth:`Moments.error`), and such moments add but do not
             subtract. Rows are float32, or float64 with ``exact=True``. Where it would save nothing, and for grouped
             convolutions, Σ is kept whole. None = whole.

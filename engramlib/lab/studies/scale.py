@@ -1,4 +1,4 @@
-"""What an engram loses when its moments get a tenth of the memory, and what processes win, and its runs.
+"""What an engram loses when its moments get a tenth of the memory, and what processes win: chapter 21, and its runs.
 
     python -m engramlib.lab.studies scale --record               # digits, ViT, small Llamas, three seeds; resumes
     python -m engramlib.lab.studies scale --record --processes   # 1, 2 and 4 processes under torchrun, on this machine
