@@ -290,7 +290,7 @@ def choice(problem: unlearning.Problem, keeper: str, share: float, part: float) 
     rows: list[Row] = []
     for alpha in TRIES:
         left, kept = problem.accuracies(el.ablate(problem.model, engram, alpha))
-        facts = {"study": "choice", "network": "authors", "keeper": keeper, "share": share, "part": part}
+        facts = {"study": "choice", "network": "authors", "seed": 0, "keeper": keeper, "share": share, "part": part}
         rows.append({**facts, "alpha": alpha, "left": left, "kept": kept, "chosen": False})
     enough = [row for row in rows if row["left"] <= compensated.LEFT]
     best = max(enough, key=lambda row: row["kept"]) if enough else min(rows, key=lambda row: row["left"])
@@ -539,7 +539,7 @@ def processes(count: int, batches: int = BATCHES, *, limit: float = 300.0) -> li
     alone = el.collect(model, data)
     off = max(float((found[n] - alone[n]).abs().max() / alone[n].abs().max()) for n in alone)
     assert found.count == alone.count
-    return [{"study": "processes", "processes": count, "shared": batches, **row, "off": off} for row in rows]
+    return [{"study": "processes", "seed": 0, "processes": count, "shared": batches, **row, "off": off} for row in rows]
 
 
 # --------------------------------------------------------------------------------------------------- command line
@@ -619,6 +619,7 @@ def _record_processes(args: Any) -> int:
         recording.show({"processes": rows(2, args.batches, 0)})
         return 0
     parts = [({"processes": p, "shared": b, "repeat": r}, partial(rows, p, b, r)) for r in range(3) for p, b in SHARED]
+    data = {"name": "random columns", "fingerprint": divided.fingerprint()}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     config = {
         "work": divided.WORK,
@@ -627,7 +628,7 @@ def _record_processes(args: Any) -> int:
         "cores": cores,
         "backend": "gloo",
     }
-    recording.record(PROCESSES, parts, args, config=config, seeds=[0], data={"name": "random columns"})
+    recording.record(PROCESSES, parts, args, config=config, seeds=[0], data=data)
     return 0
 
 
