@@ -71,8 +71,8 @@ def collect(
             the time, and it rounds: eigenvalues of Σ below 5e-7 of the largest are noise then, as they are in float32
             sums. The default cut is above that. For a finer cut say ``exact=True``; :func:`extract` warns
             where it matters.
-        rank: keep so many rows of each Σ and its diagonal, by Frequent Directions (:class:`engramlib.lowrank.LowRank`).
-            A number below 1 is a share of the bytes that Σ takes otherwise: 0.1 = a tenth (and twice that
+        rank: keep so many rows of each Σ and its diagonal, by Frequent Directions (:class:`engramlib.lowrank.LowRank`;
+            chapter 21). A number below 1 is a share of the bytes that Σ takes otherwise: 0.1 = a tenth (and twice that
             while the pass runs). The error is bounded (:meth:`Moments.error`), and such moments add but do not
             subtract. Rows are float32, or float64 with ``exact=True``. Where it would save nothing, and for grouped
             convolutions, Σ is kept whole. None = whole.
@@ -101,8 +101,9 @@ def collect(
         >>> torch.allclose(moments[""], (x.double().T @ x.double())), moments.count[""]
         (True, 10)
     """
-    sums = _run(model, batches, layers, rows, None, forward, bias, dtype, device, examples, exact, rank, folder)
-    return sums[None]
+    how: dict[str, Any] = {"layers": layers, "bias": bias, "dtype": dtype, "device": device, "exact": exact}
+    how |= {"rows": rows, "forward": forward, "examples": examples, "rank": rank, "folder": folder}
+    return _run(model, batches, **how)[None]
 
 
 def collect_by_concept(
@@ -146,7 +147,9 @@ def collect_by_concept(
     """
     if not callable(concepts):
         raise TypeError("concepts: expected a function of a batch, for instance `lambda batch: batch[1]`")
-    sums = _run(model, batches, layers, rows, concepts, forward, bias, dtype, device, examples, exact, rank, folder)
+    how: dict[str, Any] = {"layers": layers, "bias": bias, "dtype": dtype, "device": device, "exact": exact}
+    how |= {"rows": rows, "forward": forward, "examples": examples, "rank": rank, "folder": folder}
+    sums = _run(model, batches, concepts, **how)
     return {concept: sums[concept] for concept in sorted(c for c in sums if isinstance(c, int))}
 
 
@@ -161,42 +164,37 @@ def collect_part(
     names = ("layers", "rows", "forward", "bias", "dtype", "device", "examples", "exact", "rank", "folder")
     if unknown := set(how) - set(names):
         raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}; those of collect are {', '.join(names)}")
-    asked = {**dict.fromkeys(names), "bias": "absorb", "dtype": torch.float64, "exact": False, **how}
-    asked["home"] = asked.pop("device")
-    return _run(model, batches, concepts=concepts, part=True, **asked)
+    return _run(model, batches, concepts, part=True, **how)
 
 
 def _run(
     model: nn.Module,
     batches: Iterable[Batch],
-    layers: str | Iterable[str] | None,
-    rows: Selector | None,
-    concepts: Selector | None,
-    forward: Callable[[nn.Module, Batch], Any] | None,
-    bias: str,
-    dtype: torch.dtype,
-    home: str | torch.device | None,
-    examples: int | None,
-    exact: bool,
-    rank: int | float | None,
-    folder: str | os.PathLike[str] | None,
+    concepts: Selector | None = None,
+    *,
+    layers: str | Iterable[str] | None = None,
+    rows: Selector | None = None,
+    forward: Callable[[nn.Module, Batch], Any] | None = None,
+    device: str | torch.device | None = None,
+    rank: int | float | None = None,
+    folder: str | os.PathLike[str] | None = None,
     part: bool = False,
+    **how: Any,
 ) -> dict[Hashable, Moments]:
     check_rank(rank)
-    home = "cpu" if home is None and folder is not None else home
-    where = _device(home)
-    if folder is not None and (not os.path.isdir(folder) or (where is not None and where.type != "cpu")):
-        raise ValueError(f"folder: expected a folder that is there, and sums on the CPU, got {folder!r} and {home!r}")
-    how: dict[str, Any] = {"rank": rank, "folder": None if folder is None else os.fspath(folder)}
-    recorder = recorder_of(Recorder, model, layers, rows, forward, bias, dtype, home, examples, exact, **how)
+    if folder is not None:
+        how["folder"], device = os.fspath(folder), device or "cpu"
+    recorder = recorder_of(Recorder, model, layers, rows, forward, device=device, rank=rank, **how)
+    if folder is not None and not (os.path.isdir(folder) and torch.device(device or "cpu").type == "cpu"):
+        raise ValueError(f"folder: expected a folder that is there, and sums on the CPU, got {folder!r} and {device!r}")
     batches = as_batches(batches)
-    device, found = device_of(model), recorder.examples
+    place, found = device_of(model), recorder.examples
     seen = 0
     with evaluating(model), listening(recorder), torch.no_grad():
         total = length(batches)
         for batch in track(batches, desc="collecting moments", total=total):
-            batch = to_device(batch, device)
-            recorder.labels = labels_of(batch, rows, concepts, device)
+            batch = to_device(batch, place)
+            recorder.labels = labels_of(batch, rows, concepts, place)
             found.begin(batch)
             run_model(model, batch, forward)
             with full_precision():
@@ -217,11 +215,12 @@ def recorder_of(
     layers: str | Iterable[str] | None,
     rows: Selector | None,
     forward: Callable[[nn.Module, Batch], Any] | None,
-    bias: str,
-    dtype: torch.dtype,
-    home: str | torch.device | None,
-    examples: int | None,
-    exact: bool,
+    *,
+    bias: str = "absorb",
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device | None = None,
+    examples: int | None = None,
+    exact: bool = False,
     **kept: Any,
 ) -> AnyRecorder:
     """A recorder of the chosen layers, after checking the arguments of :func:`collect`; ``kept``: how Σ is kept."""
@@ -233,7 +232,7 @@ def recorder_of(
         if function is not None and not callable(function):
             raise TypeError(f"{argument}: expected a function, got {type(function).__name__}")
     chosen = find_layers(model, layers)
-    recorder = kind(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(home), exact=exact, **kept)
+    recorder = kind(chosen, absorb=bias == "absorb", dtype=dtype, home=_device(device), exact=exact, **kept)
     recorder.examples = Examples(model, chosen, forward, examples)
     return recorder
 

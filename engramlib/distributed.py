@@ -4,7 +4,7 @@
         mine = distributed.share(batches)
         target = distributed.collect(model, mine, rows=is_target, timeout=600, resume="/scratch/run7/target")
 
-Every process has the whole model and every process gets the sum.
+Every process has the whole model and every process gets the sum. Chapter 21.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def collect(
         ValueError: as :func:`engramlib.collect`; processes whose models differ; partial sums that are not of this run.
 
     Cost: a pass over this process's batches; then each Σ is sent around once, one at a time, in the bytes it is kept
-    in. Source: additivity of Σ (Section 4).
+    in. Source: additivity of Σ (Section 4); chapter 21.
 
     Example:
         >>> import torch

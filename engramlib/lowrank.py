@@ -38,7 +38,7 @@ class LowRank:
         dtype: of the rows.
 
     Cost: a column costs about 12 ℓd operations and 70 ℓ²; ``dtype`` bytes of 2ℓd while it grows, of ℓd afterwards
-    (:meth:`settled`), and 8d. Source: Liberty 2013, Ghashami et al. 2016 (both bounds; mergeable).
+    (:meth:`settled`), and 8d. Source: Liberty 2013, Ghashami et al. 2016 (both bounds; mergeable); chapter 21.
 
     Example:
         >>> import torch

@@ -203,7 +203,7 @@ class Moments(Mapping[str, Tensor]):
         ``rank`` as in :func:`engramlib.collect`, which keeps few rows from the start; this needs Σ first, and no Σ̂ of
         as many rows is nearer. What is of low rank already gets fewer rows. Layers go on sharing.
 
-        Raises ``TypeError`` or ``ValueError`` for a bad rank. Cost: 9 d³ per distinct Σ. Source: App. H.
+        Raises ``TypeError`` or ``ValueError`` for a bad rank. Cost: 9 d³ per distinct Σ. Source: App. H; chapter 21.
         """
         check_rank(rank)
 

@@ -116,7 +116,8 @@ class OnlineMoments:
         self.steps = self.passes = 0
         self._past: deque[list[Slot]] = deque(maxlen=window or 1)  # one part for all steps, or one for each
         self._required = layers is not None
-        self._recorder = recorder_of(Sampler, model, layers, rows, forward, bias, dtype, device, examples, exact)
+        how: dict[str, Any] = {"bias": bias, "dtype": dtype, "device": device, "examples": examples, "exact": exact}
+        self._recorder = recorder_of(Sampler, model, layers, rows, forward, **how)
         self._recorder.rate, self._recorder.seed = positive("rate", rate), seed
 
     @contextmanager

@@ -27,7 +27,7 @@ STUDIES = {
     "compensated": "chapter 18",
     "online": "chapter 19",
     "discover": "chapter 20",
-    "scale": "engrams at scale",
+    "scale": "chapter 21",
 }
 
 

@@ -1,6 +1,7 @@
-"""What an engram loses when its moments get a tenth of the memory, and what processes win, and its runs.
+"""What an engram loses when its moments get a tenth of the memory, and what processes win: chapter 21, and its runs.
 
     python -m engramlib.lab.studies scale --record               # digits, ViT, small Llamas, three seeds; resumes
+    python -m engramlib.lab.studies scale --record --fresh       # ten other digit networks and ViTs, after the first
     python -m engramlib.lab.studies scale --record --processes   # 1, 2 and 4 processes under torchrun, on this machine
     python -m engramlib.lab.studies scale --record --pretrained  # SmolLM2; downloads it once
 
@@ -40,10 +41,11 @@ from torch import Tensor, nn
 import engramlib as el
 from engramlib import language
 from engramlib._products import as_tensor
-from engramlib.lab.data import digits
+from engramlib.lab.data import digits, shapes
+from engramlib.lab.metrics.resolution import Interval
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
-from engramlib.lab.studies import compensated, divided, forgetting, mlp, pretrained, recording, transformer
+from engramlib.lab.studies import compensated, divided, forgetting, mlp, overlap, pretrained, recording, transformer
 from engramlib.lab.unlearning import text as unlearning
 from engramlib.lab.unlearning.text.engrams import LAYERS
 from engramlib.layers import find_layers
@@ -254,6 +256,20 @@ NETWORKS: dict[str, Callable[[int], Subject]] = {
     "vit": lambda seed: of_images(compensated.of_vit(seed), transformer.SHAPES.rcond, (0, 4)),
 }
 
+# Whether a tenth is enough is asked of networks on which nothing was chosen, with images enough to tell two points.
+AGAIN = range(3, 13)
+IMAGES = 250  # of a group
+
+
+def of_fresh_vit(seed: int) -> Subject:
+    """The vision transformer with all its groups, each tested on `IMAGES` that only this network sees."""
+    whole, settings = compensated.of_vit(seed), transformer.SHAPES
+    test = shapes(settings.n_super, settings.n_sub, per_class=2 * IMAGES // settings.n_sub, seed=seed).test
+    return of_images(replace(whole, data=replace(whole.data, test=test)), settings.rcond)
+
+
+FRESH_NETWORKS: dict[str, Callable[[int], Subject]] = {"digits": of_digits, "vit": of_fresh_vit}
+
 # The Llamas' strengths are chosen on the rehearsal, nine tries for every keeper, at chapter 13's λ, up to its α.
 TRIES = tuple(round(23.0 * by, 2) for by in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0))
 LAM = 10.0
@@ -274,7 +290,7 @@ def choice(problem: unlearning.Problem, keeper: str, share: float, part: float) 
     rows: list[Row] = []
     for alpha in TRIES:
         left, kept = problem.accuracies(el.ablate(problem.model, engram, alpha))
-        facts = {"study": "choice", "network": "authors", "keeper": keeper, "share": share, "part": part}
+        facts = {"study": "choice", "network": "authors", "seed": 0, "keeper": keeper, "share": share, "part": part}
         rows.append({**facts, "alpha": alpha, "left": left, "kept": kept, "chosen": False})
     enough = [row for row in rows if row["left"] <= compensated.LEFT]
     best = max(enough, key=lambda row: row["kept"]) if enough else min(rows, key=lambda row: row["left"])
@@ -367,6 +383,32 @@ def per_seed(
     return [max(map(abs, pair)) if key == "differs" else max(pair) for pair in more]
 
 
+def gaps(
+    rows: Sequence[Row], keeper: str, share: float, network: str, part: float = 0.5
+) -> dict[str, tuple[list[float], Interval]]:
+    """What a keeper's edit has more than that of the whole moments, under "left" and under "kept".
+
+    One number a seed, and Student's 95 % interval of their mean: over other networks, with their test images where each
+    has its own.
+    """
+    found: dict[str, tuple[list[float], Interval]] = {}
+    for key in ("left", "kept"):
+        base = per_seed(rows, "whole", 1.0, key, network)
+        own = per_seed(rows, keeper, share, key, network, part)
+        each = [a - b for a, b in zip(own, base, strict=True)]
+        found[key] = each, Interval(*overlap.student(each))
+    return found
+
+
+def held(gap: Mapping[str, tuple[list[float], Interval]], margin: float = 0.02) -> bool | None:
+    """Whether both differences are smaller than `margin`: True where both intervals lie within it, False where one lies
+    beyond, None where so few networks cannot tell."""
+    intervals = [interval for _, interval in gap.values()]
+    if all(i.above(-margin) and i.below(margin) for i in intervals):
+        return True
+    return False if any(i.above(margin) or i.below(-margin) for i in intervals) else None
+
+
 def chosen_part(rows: Sequence[Row], networks: Sequence[str]) -> float:
     """The target's part of a tenth that differs least on validation images: the worst network, mean over seeds."""
 
@@ -377,6 +419,8 @@ def chosen_part(rows: Sequence[Row], networks: Sequence[str]) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------- pretrained
+
+CONCEPTS = pretrained.RECORDED[:3]
 
 
 class Pretrained:
@@ -466,6 +510,8 @@ def lifted(moments: el.Moments, share: float) -> el.Moments:
 # ------------------------------------------------------------------------------------------------------ processes
 
 BATCHES = 48
+# (processes, batches that they share); one process reads as few batches as one of four does, to see what it pays alone.
+SHARED = ((1, 12), (1, 24), (1, 48), (1, 96), (1, 192), (2, 48), (2, 192), (4, 48), (4, 192))
 
 
 def processes(count: int, batches: int = BATCHES, *, limit: float = 300.0) -> list[Row]:
@@ -493,20 +539,24 @@ def processes(count: int, batches: int = BATCHES, *, limit: float = 300.0) -> li
     alone = el.collect(model, data)
     off = max(float((found[n] - alone[n]).abs().max() / alone[n].abs().max()) for n in alone)
     assert found.count == alone.count
-    return [{"study": "processes", "processes": count, **row, "off": off} for row in rows]
+    return [{"study": "processes", "seed": 0, "processes": count, "shared": batches, **row, "off": off} for row in rows]
 
 
 # --------------------------------------------------------------------------------------------------- command line
 
-MEMORY, PROCESSES, PRETRAINED = "scale-memory", "scale-processes", "scale-pretrained"
+MEMORY, FRESH, PROCESSES, PRETRAINED = "scale-memory", "scale-fresh", "scale-processes", "scale-pretrained"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = recording.parser("scale", __doc__, f"{MEMORY} (or {PROCESSES}, {PRETRAINED})")
+    options = recording.parser("scale", __doc__, f"{MEMORY} (or {FRESH}, {PROCESSES}, {PRETRAINED})")
+    options.add_argument("--fresh", action="store_true", help="other networks, with what the first run chose")
     options.add_argument("--processes", action="store_true", help="time under torchrun with 1, 2 and 4 processes")
     options.add_argument("--pretrained", action="store_true", help="SmolLM2, the concepts of chapter 15")
-    options.add_argument("--batches", type=int, default=BATCHES, help="of the work of --processes")
+    options.add_argument("--batches", type=int, default=BATCHES, help="of --processes that is not recorded")
+    options.add_argument("--concepts", type=int, default=len(CONCEPTS), help="how many of --pretrained's")
     args = options.parse_args(argv)
+    if args.fresh:
+        return _record_fresh(args)
     if args.processes:
         return _record_processes(args)
     if args.pretrained:
@@ -546,23 +596,39 @@ def _networks(recorder: runs.Recorder) -> Iterator[recording.Part]:
             yield {**facts, "role": "forget10", "seed": seed}, partial(apply, seed, entrant)
 
 
-def _record_processes(args: Any) -> int:
-    def rows(count: int, repeat: int) -> list[Row]:
-        return [{**row, "repeat": repeat} for row in processes(count, args.batches)]
+def _record_fresh(args: Any) -> int:
+    part = chosen_part(runs.load(MEMORY).rows, tuple(NETWORKS))
+    how: dict[str, Any] = {"keepers": ("sketch", "projected"), "shares": (TENTH, SHARES[-1]), "others": (TENTH,)}
+
+    def rows(network: str, seed: int) -> list[Row]:
+        return memory(FRESH_NETWORKS[network](seed), network=network, parts=(part,), **how)
 
     if not args.record:
-        recording.show({"processes": rows(2, 0)})
+        recording.show({"memory": rows("digits", AGAIN[0])})
         return 0
-    parts = [({"processes": p, "repeat": r}, partial(rows, p, r)) for r in range(3) for p in (1, 2, 4)]
+    parts = [({"network": n, "seed": seed}, partial(rows, n, seed)) for n in FRESH_NETWORKS for seed in AGAIN]
+    recording.record(FRESH, parts, args, config={**how, "part": part, "images": IMAGES}, seeds=AGAIN, data=digits())
+    return 0
+
+
+def _record_processes(args: Any) -> int:
+    def rows(count: int, batches: int, repeat: int) -> list[Row]:
+        return [{**row, "repeat": repeat} for row in processes(count, batches)]
+
+    if not args.record:
+        recording.show({"processes": rows(2, args.batches, 0)})
+        return 0
+    parts = [({"processes": p, "shared": b, "repeat": r}, partial(rows, p, b, r)) for r in range(3) for p, b in SHARED]
+    data = {"name": "random columns", "fingerprint": divided.fingerprint()}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     config = {
         "work": divided.WORK,
-        "batches": args.batches,
+        "shared": SHARED,
         "tokens": divided.TOKENS,
         "cores": cores,
         "backend": "gloo",
     }
-    recording.record(PROCESSES, parts, args, config=config, seeds=[0], data={"name": "random columns"})
+    recording.record(PROCESSES, parts, args, config=config, seeds=[0], data=data)
     return 0
 
 
@@ -578,7 +644,7 @@ def _record_pretrained(args: Any) -> int:
     asked += [(keeper, 0.15, seed) for keeper in ("columns", "directions") for seed in range(3)]
 
     def parts() -> Iterator[recording.Part]:
-        for concept in pretrained.RECORDED[:3]:
+        for concept in CONCEPTS[: args.concepts]:
             made = cache(lambda concept=concept: Pretrained(lm, concept, pretrained.chosen(chosen, concept)))
             for keeper, part, seed in asked:
                 facts = {"concept": concept, "keeper": keeper, "part": part, "seed": seed}

@@ -175,6 +175,53 @@ def test_the_recording_chooses_on_the_rehearsal_and_resumes(monkeypatch, tmp_pat
     assert study.chosen_part(run.rows, ["digits"]) == min(by, key=lambda p: sum(by[p]))
 
 
+def test_two_points_are_held_missed_or_cannot_be_told():
+    def rows(left, kept):
+        facts = {"study": "memory", "network": "n", "split": "test", "group": 0}
+        own = {**facts, "keeper": "sketch", "share": 0.1, "part": 0.5}
+        whole = {**facts, "keeper": "whole", "share": 1.0, "part": 0.5, "left": 0.1, "kept": 0.9}
+        found = [{**whole, "seed": s} for s in range(3)]
+        return found + [
+            {**own, "seed": s, "left": 0.1 + a, "kept": 0.9 + b}
+            for s, (a, b) in enumerate(zip(left, kept, strict=True))
+        ]
+
+    def verdict(left, kept):
+        gap = study.gaps(rows(left, kept), "sketch", 0.1, "n")
+        assert gap["left"][0] == pytest.approx(left) and gap["kept"][1].mean == pytest.approx(sum(kept) / 3)
+        return study.held(gap)
+
+    assert verdict((0.0, 0.002, -0.002), (0.001, 0.0, 0.002)) is True
+    assert verdict((0.0, 0.002, -0.002), (-0.10, -0.11, -0.09)) is False
+    assert verdict((0.005, -0.03, 0.065), (0.0, 0.0, 0.001)) is None
+
+
+def test_the_second_look_takes_other_networks_and_other_images(monkeypatch, tmp_path, subject):
+    asked = []
+    monkeypatch.setattr(compensated.transformer, "train", lambda data, settings, seed: nn.Linear(1, 1))
+    monkeypatch.setattr(study, "IMAGES", 6)
+    monkeypatch.setattr(study, "of_images", lambda whole, *_: asked.append(whole.data) or whole)
+    assert [len(study.of_fresh_vit(seed).groups) for seed in (3, 4)] == [8, 8]
+    first, second = (data.test for data in asked)
+    assert (
+        len(first.y) == 8 * 6 and not torch.equal(first.x, second.x) and torch.equal(asked[0].train.x, asked[1].train.x)
+    )
+    monkeypatch.setattr(runs, "_folder", lambda given: tmp_path)
+    monkeypatch.setattr(study, "AGAIN", range(3, 5))
+    monkeypatch.setattr(study, "FRESH_NETWORKS", {"digits": lambda seed: replace(subject, seed=seed)})
+    monkeypatch.setattr(study, "chosen_part", lambda rows, networks: 0.15)
+    load = runs.load
+    monkeypatch.setattr(study.runs, "load", lambda name: load(name) if name == study.FRESH else study)
+    monkeypatch.setattr(study, "rows", [], raising=False)
+    assert study.main(["--record", "--fresh"]) == 0
+    found = load(study.FRESH).rows
+    assert {(r["keeper"], r["share"], r["part"]) for r in found} == {
+        ("whole", 1.0, 0.5), ("sketch", 0.1, 0.15), ("sketch", 0.02, 0.15), ("projected", 0.1, 0.15)
+    }  # fmt: skip
+    assert {r["seed"] for r in found} == {3, 4}
+    assert study.held(study.gaps(found, "sketch", 0.02, "digits", 0.15)) in (True, False, None)
+
+
 # -------------------------------------------------------------------------------------------------- under torchrun
 
 
