@@ -279,7 +279,8 @@ def residue(problems: Sequence[Problem], methods: Mapping[str, tuple[str, dict] 
     """What is left behind each method, on test images: method -> (name, settings), or None for no edit.
 
     Rows: method, seed, left, kept (accuracy), probe (recall on the features), shows (its resolution), right (which of
-    the group's images it names), needs (images that bring half of it back; None if all of them do not).
+    the group's images it names), needs (images that bring half of it back; None if all of them do not), kept_then (the
+    others' accuracy when it is back: where that has fallen, the count says little about a memory).
     """
     rows: list[Row] = []
     for p in problems:
@@ -288,8 +289,9 @@ def residue(problems: Sequence[Problem], methods: Mapping[str, tuple[str, dict] 
             edited = p.model if how is None else vision.apply(how[0], p, how[1]).model
             left, kept = metrics.erased_and_kept(edited, p.data, p.forget)
             probe = metrics.probe(edited, p.data, p.forget)
-            needs = None if how is None else metrics.relearn(edited, p.data, p.forget, before=start).needed
-            facts = {"method": method, "seed": p.seed, "left": left, "kept": kept, "needs": needs}
+            back = None if how is None else metrics.relearn(edited, p.data, p.forget, before=start)
+            facts = {"method": method, "seed": p.seed, "left": left, "kept": kept}
+            facts |= {"needs": back and back.needed, "kept_then": back and back.kept}
             rows.append(facts | {"probe": probe.erased, "shows": probe.resolution, "right": probe.right})
     return rows
 

@@ -137,9 +137,10 @@ def measure(problem: Problem, model: nn.Module, retrained: nn.Module) -> Row:
     """One network after unlearning, beside the one that was retrained without the classes; on test images.
 
     `test_erased`, `test_kept`, `tow` and its factors, `probe_erased` (what a linear probe of the features recalls),
-    `relearn_needed` (images that bring the class back, None if `relearn_limit` do not), `membership_auc`, and beside
-    each of these three the smallest difference that so many images show (`probe_resolution`, `membership_resolution`,
-    `relearn_earliest` to `relearn_latest`). `images`: test images of the class. `probe_lost` and `probe_gained`: how
+    `relearn_needed` (images that bring the class back, None if `relearn_limit` do not; `relearn_kept`: how right the
+    others are then), `membership_auc`, and beside each of these three the smallest difference that so many images show
+    (`probe_resolution`, `membership_resolution`, `relearn_earliest` to `relearn_latest`). `images`: test images of the
+    class. `probe_lost` and `probe_gained`: how
     many of them the original's probe reads and this one does not, and the other way round; `features_moved`: whether
     any feature changed at all.
     `separability` and `clustering` (of the first 4,000 test images), `cka_original`, `cka_retrained`. What belongs to
@@ -177,6 +178,7 @@ def _measure(problem: Problem, model: nn.Module, retrained: nn.Module) -> Row:
         "relearn_earliest": relearned.earliest,
         "relearn_latest": relearned.latest,
         "relearn_limit": relearned.seen[-1],
+        "relearn_kept": relearned.kept,
         "membership_auc": member.auc,
         "membership_resolution": member.resolution,
         "separability": metrics.separability(seen[some], problem.is_forget(y[some])),
