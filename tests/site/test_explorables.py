@@ -77,6 +77,7 @@ def test_the_keyboard_alone_takes_an_image_and_moves_a_slider(tab):
     assert slider.input_value() == "2" and state(one)["rows"][3] < before
     assert re.match(r"2, turned round; \d+", slider.get_attribute("aria-valuetext"))
     one.page.keyboard.press("Home")
+    one.settle()  # the page answers with the next frame
     assert slider.input_value() == "-1" and "doubled" in slider.get_attribute("aria-valuetext")
     ring = "() => parseFloat(getComputedStyle(document.activeElement).outlineWidth)"
     assert one.page.evaluate(ring) >= 2
