@@ -149,7 +149,9 @@ def _superclass(rows: list[Row], name: str) -> list[float]:
 
 def _kind(rows: list[Row], name: str) -> list[float]:
     """The relative norm r of the layers of one kind, "q" or "down", averaged over each seed."""
-    return _column([row for row in rows if row["layer"].endswith(f"{name}_proj")], "r")
+    from engramlib.lab.studies import located
+
+    return _column([row for row in rows if located.kind_of(row["layer"]) == name], "r")
 
 
 def _recovery(rows: list[Row], name: str) -> list[float]:

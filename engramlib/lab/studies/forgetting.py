@@ -374,8 +374,8 @@ def maps(case: Case, kind: str, target: str) -> list[Row]:
     """Rows of the study "maps": Fig. 9, ‖W⁺‖/‖W‖ of every layer, in a model of this `kind`, at the paper's cut and at
     `TYPICAL`.
 
-    `target`: "forget10", or "rehearsal10", authors of whom every model was told. A map that is the same in a model that
-    was never told about its target ("retain", "pretrained") does not show where that memory is. `share_target` and
+    `target`: "forget10", of whom "full" alone was told, or "rehearsal10", of whom "retain" was told as well. A map that
+    is the same in a model that was never told about its target does not show where that memory is. `share_target` and
     `share_others`: as in "shares".
     """
     problem = replace(case.problem(rehearsal=target == "rehearsal10"), model=case.model(kind))
