@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
 import nbformat
@@ -247,6 +248,38 @@ def test_players_play_with_the_keyboard(tab):
                 assert not one.page.locator(f"#{name} button:visible").count(), f"{chapter}: no button does anything"
             count += 1
     assert count >= 1, "no player in any chapter"
+    assert not one.errors, pretty(one.errors)
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_every_heatmap_tells_its_cells(tab, viewport):
+    """The names and the number of a cell, under the pointer and by the arrow keys."""
+    one, count = tab(viewport=viewport), 0
+    for chapter in CHAPTERS:
+        if 'class="engram-cells"' not in (SITE / chapter).read_text(encoding="utf-8"):
+            continue
+        one.open(chapter, ready=False)
+        for box in one.page.locator(".engram-cells").all():
+            facts, told = json.loads(box.get_attribute("data-cells")), box.locator(".engram-cell")
+            left, top, width, height = facts["box"]
+            n, m = len(facts["rows"]), len(facts["columns"])
+            box.scroll_into_view_if_needed()
+            size = box.locator("svg").bounding_box()
+            box.locator("svg").hover(
+                position={
+                    "x": size["width"] * (left + width * (1 - 0.5 / m)),
+                    "y": size["height"] * (top + height * (1 - 0.5 / n)),
+                }
+            )
+            row, column = (f"{facts[a]} = " if facts[a] else "" for a in "yx")
+            last = f"{row}{facts['rows'][-1]}, {column}{facts['columns'][-1]}: "
+            assert told.inner_text().startswith(last), f"{chapter}: {told.inner_text()!r}, not {last!r}"
+            box.focus()
+            one.page.keyboard.press("ArrowUp")
+            above = f"{row}{facts['rows'][-2]}, "
+            assert told.inner_text().startswith(above), f"{chapter}: the arrow key says {told.inner_text()!r}"
+            count += 1
+    assert count >= 10, f"only {count} heatmaps"
     assert not one.errors, pretty(one.errors)
 
 

@@ -36,6 +36,10 @@ padding:0 .6rem;border:1px solid rgba(128,128,128,.5);border-radius:.3rem;cursor
 .engram-bar{fill:#0072b2}
 .engram-bar.is-out{fill:#d55e00}
 .engram-lattice{cursor:pointer}
+.engram-cells:focus-visible{outline:2px solid #0072b2;outline-offset:-2px}
+.engram-cells svg{touch-action:pan-x pan-y}
+.engram-cell:not([hidden]){display:block;min-height:1.5em;font-size:.92em;line-height:1.5;
+font-variant-numeric:tabular-nums;position:sticky;left:0;width:fit-content;max-width:100%}
 .engram-table-box{margin:1rem 0}
 .engram-table-box table{border-collapse:collapse;width:auto;margin:0;font-size:.95em;color:inherit;
 background:transparent}
@@ -48,7 +52,7 @@ white-space:nowrap;background:transparent;border-bottom:1px solid rgba(128,128,1
 @media screen{.is-player .engram-controls{display:flex}.is-player .engram-now{display:block}
 .is-player .engram-frame:not(.is-on),.is-player .engram-label{display:none}}
 @media print{.engram-scrolls{overflow:visible}.engram-figure{break-inside:avoid-page}
-.engram-panel{break-inside:avoid}.engram-at{display:none}}
+.engram-panel{break-inside:avoid}.engram-at,.engram-mark,.engram-cell:not([hidden]){display:none}}
 html[data-theme=dark] .bd-content div.cell_output .text_html:not(:has(table.dataframe)):has(
 .engram-figure,.engram-table-box,.engram-css){background:transparent;color:inherit;padding:0}
 """

@@ -7,6 +7,7 @@ from html import escape
 
 from matplotlib.figure import Figure
 
+from engramlib.lab.plots.cells import told
 from engramlib.lab.plots.css import css_where_needed
 from engramlib.lab.plots.svg import css_width, smallest, svg, too_wide
 
@@ -41,7 +42,7 @@ def figure_html(fig: Figure | Sequence[Figure], *, caption: str, alt: str) -> st
 def panel(fig: Figure, label: str, *, before: str = "", kind: str = "") -> str:
     """One figure in its box."""
     width = css_width(fig)
-    return box(before + svg(fig, label), width, basis=smallest(width), kind=kind)
+    return box(before + told(fig, svg(fig, label)), width, basis=smallest(width), kind=kind)
 
 
 def box(inner: str, width: int, *, basis: int, kind: str = "", flag: str = "") -> str:

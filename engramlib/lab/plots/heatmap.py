@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from engramlib.lab.plots.cells import Cells, remember
 from engramlib.lab.plots.style import DIVERGING, SEQUENTIAL
 
 NUMBERED = 20  # more columns than this: no numbers in the cells, and one image instead of thousands of shapes
@@ -20,6 +21,7 @@ def heatmap(
     limits: tuple[float, float] = (0, 1),
     bar: str = "",
     size: tuple[float, float] | None = None,
+    every: int = 1,
     **axes,
 ) -> Figure:
     """`values` (rows x columns) as colours between two `limits`, with their numbers or beside a colour bar.
@@ -28,7 +30,9 @@ def heatmap(
     From 0 up: dark = low, light = high, in every figure of the book. With `limits` on both sides of zero: white = zero,
     orange above and purple below. What lies beyond has the last colour. NaN cells stay empty (grey, where white is
     zero). `bar` = what the colours measure: a bar instead of numbers, which more than 20 columns have no room for.
-    `axes` = properties of the axes, such as `xlabel`. Give the result to `show`.
+    `every` = 4 writes every fourth name only, from the last row and the first column on. `axes` = properties of the
+    axes, such as `xlabel`. Give the result to `show`: there the number under the pointer, a finger or the arrow keys
+    stands below the picture, with the names of its row and column.
     """
     import numpy as np
     import seaborn
@@ -60,7 +64,9 @@ def heatmap(
     for text, colour in zip(ax.texts, filled, strict=False):  # 4.5 to 1 on every colour; pure black is the page's ink
         text.set_color("#010101" if seaborn.utils.relative_luminance(colour) > 0.18 else "#ffffff")
     for axis, names, step in ((ax.yaxis, rows, steps[0]), (ax.xaxis, columns, steps[1])):
-        axis.set_ticks([step * (k + 0.5) for k in range(len(names))], [str(name) for name in names], rotation=0)
+        first = 0 if axis is ax.xaxis else (len(names) - 1) % every
+        written = range(first, len(names), every)
+        axis.set_ticks([step * (k + 0.5) for k in written], [str(names[k]) for k in written], rotation=0)
     if (block := max(steps)) > 1:
         ax.hlines(range(block, len(values), block), *ax.get_xlim(), color="#404040", linewidth=0.8)
         ax.vlines(range(block, values.shape[1], block), *ax.get_ylim(), color="#404040", linewidth=0.8)
@@ -71,7 +77,15 @@ def heatmap(
     fig.draw_without_rendering()
     if seaborn.utils.axis_ticklabels_overlap(ax.get_xticklabels()):
         ax.tick_params(axis="x", labelrotation=90)
+    named = [_each(names, step) for names, step in zip((rows, columns), steps, strict=True)]
+    remember(fig, Cells(values, *named, y=axes.get("ylabel", ""), x=axes.get("xlabel", ""), bar=bar))
     return fig
+
+
+def _each(names: Sequence[object], step: int) -> list[str]:
+    """A name on one line for each row or column; in blocks with its number there."""
+    plain = [" ".join(str(name).split()) for name in names]
+    return plain if step == 1 else [f"{name} ({k + 1} of {step})" for name in plain for k in range(step)]
 
 
 def class_heatmap(matrix, classes: Sequence[str], *, rows: Sequence[str] | None = None, **options) -> Figure:

@@ -220,6 +220,119 @@ def test_the_keyboard_reaches_every_box_that_scrolls(opened, boxes_file, font, s
     assert page.locator(".engram-scrolls:visible").evaluate_all(overflow) >= 6
 
 
+# --- heatmaps ---------------------------------------------------------------------------------------------------
+
+VALUES = np.array([[0.25, -1.5, np.nan], [0.0, 0.5, 1.0]])
+
+
+@pytest.fixture
+def heat(opened):
+    """heat(page_options): a page with one heatmap, narrow or wide, and what it tells."""
+
+    def open_it(values=VALUES, size=None, **options):
+        rows, columns = ([f"{what}{i}" for i in range(n)] for what, n in zip("rc", values.shape, strict=True))
+        how = {"limits": (-2, 2), "bar": "points", "ylabel": "erased", "xlabel": "tested", "size": size or (4, 3)}
+        text = plots.figure_html(plots.heatmap(values, rows, columns, **how), caption="c", alt="a")
+        plt.close("all")
+        page = opened(**options)
+        page.set_content(
+            f'<meta name="viewport" content="width=device-width"><main>{plots.css()}{text}<a href="#">x</a>'
+        )
+        return page
+
+    return open_it
+
+
+def cell(page, row, column, shape=(2, 3)):
+    """Where a cell is in the window."""
+    box, (left, top, width, height) = (
+        page.locator(".engram-cells svg").bounding_box(),
+        page.evaluate("JSON.parse(document.querySelector('.engram-cells').dataset.cells).box"),
+    )
+    x = box["x"] + box["width"] * (left + width * (column + 0.5) / shape[1])
+    return x, box["y"] + box["height"] * (top + height * (row + 0.5) / shape[0])
+
+
+def told(page):
+    return page.locator(".engram-cell").inner_text()
+
+
+def test_the_pointer_reads_a_cell_and_leaves_nothing_behind(heat):
+    page = heat()
+    for at, text in (
+        ((0, 1), "erased = r0, tested = c1: −1.5 (points)"),
+        ((1, 2), "erased = r1, tested = c2: 1 (points)"),
+    ):
+        page.mouse.move(*cell(page, *at))
+        assert told(page) == text
+    page.mouse.move(*cell(page, 0, 2))
+    assert told(page) == "erased = r0, tested = c2: –"  # nothing there
+    mark, x = page.locator(".engram-mark").last.bounding_box(), cell(page, 0, 2)[0]
+    assert mark["x"] < x < mark["x"] + mark["width"]
+    page.mouse.move(1, 1)
+    assert told(page) == "" and not page.locator(".engram-mark:visible").count()
+
+
+def test_what_stands_below_does_not_move(heat):
+    page = heat()
+    before = page.locator("figcaption").bounding_box()["y"]
+    page.mouse.move(*cell(page, 0, 1))
+    assert told(page) and page.locator("figcaption").bounding_box()["y"] == before
+
+
+def test_the_arrow_keys_read_the_cells(heat):
+    page = heat()
+    page.keyboard.press("Tab")
+    box = page.locator(".engram-cells")
+    assert box.evaluate("(box) => document.activeElement === box")
+    assert told(page) == "erased = r0, tested = c0: 0.25 (points)"
+    assert box.evaluate("(box) => parseFloat(getComputedStyle(box).outlineWidth)") >= 2
+    assert box.get_attribute("data-lm-suppress-shortcuts") == "true"
+    for key, text in (
+        ("ArrowDown", "r1, tested = c0: 0"),
+        ("ArrowDown", "r1, tested = c0: 0"),
+        ("ArrowRight", "r1, tested = c1: 0.5"),
+        ("ArrowUp", "r0, tested = c1: −1.5"),
+        ("ArrowLeft", "r0, tested = c0: 0.25"),
+    ):
+        page.keyboard.press(key)
+        assert told(page).startswith(f"erased = {text} (points)")
+    page.mouse.move(*cell(page, 1, 2))  # the pointer may help
+    page.keyboard.press("ArrowLeft")
+    assert told(page).startswith("erased = r1, tested = c1")
+    page.keyboard.press("Tab")
+    assert told(page) == "" and page.evaluate("document.activeElement.tagName") == "A"
+
+
+def test_a_finger_reads_a_cell_and_the_page_still_scrolls(heat):
+    page = heat(has_touch=True)
+    page.touchscreen.tap(*cell(page, 1, 1))
+    assert told(page) == "erased = r1, tested = c1: 0.5 (points)"
+    assert page.locator(".engram-cells svg").evaluate("(s) => getComputedStyle(s).touchAction") == "pan-x pan-y"
+
+
+def test_on_a_phone_the_keys_bring_a_far_cell_into_view(heat):
+    values = np.arange(60.0).reshape(2, 30)
+    page = heat(values, size=(9, 3))
+    page.locator(".engram-cells").focus()
+    for _ in range(29):
+        page.keyboard.press("ArrowRight")
+    assert told(page).startswith("erased = r0, tested = c29: 29")
+    mark, line = (page.locator(s).last.bounding_box() for s in (".engram-mark", ".engram-cell"))
+    assert 0 <= mark["x"] and mark["x"] + mark["width"] <= 391 and 0 <= line["x"] < 390
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_paper_and_a_page_without_scripts_show_the_picture_alone(heat):
+    printed, plain = heat(), heat(java_script_enabled=False)
+    printed.mouse.move(*cell(printed, 0, 0))
+    printed.emulate_media(media="print")
+    for page in (printed, plain):
+        assert page.locator(".engram-cells svg").is_visible()
+        assert not page.locator(".engram-cell:visible").count() and not page.locator(".engram-mark:visible").count()
+    assert plain.locator(".engram-cells").get_attribute("tabindex") is None
+
+
 @pytest.mark.parametrize("font", FONTS)
 def test_it_fits_a_phone_and_forgets(opened, font):
     page = opened()

@@ -1,3 +1,5 @@
+import base64
+import json
 import re
 import subprocess
 import sys
@@ -199,6 +201,61 @@ def test_heatmap_of_many_classes_is_an_image():
     text = html(fig)
     assert not texts(fig) and "data:image/png" in text and len(text) < 100_000
     assert fig.axes[1].get_ylabel() == "accuracy"
+
+
+def stored(text):
+    """What the page keeps of the cells of a heatmap: its facts, and the numbers decoded."""
+    facts = json.loads(BeautifulSoup(text, "html.parser").select_one(".engram-cells")["data-cells"])
+    codes = np.frombuffer(base64.b64decode(facts["codes"]), "<u2").reshape(len(facts["rows"]), len(facts["columns"]))
+    numbers = facts["low"] + codes * (facts["high"] - facts["low"]) / 65534
+    return facts, np.where(codes > 65534, np.nan, numbers)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (40, 40)])
+def test_the_page_keeps_the_numbers_of_a_heatmap(shape):
+    values = np.random.default_rng(0).normal(size=shape) * 10
+    values[1, 2] = np.nan
+    fig = plots.heatmap(values, range(shape[0]), range(shape[1]), limits=(-1, 1), bar="points", ylabel="erased")
+    facts, numbers = stored(html(fig))
+    assert np.isnan(numbers[1, 2]) and np.nanmax(np.abs(numbers - values)) < 1e-3
+    assert (facts["y"], facts["x"], facts["bar"], facts["rows"][2]) == ("erased", "", "points", "2")
+    left, top, width, height = facts["box"]
+    place = fig.axes[0].get_position()
+    assert (left, 1 - top - height) == pytest.approx((place.x0, place.y0), abs=1e-4)
+    assert (width, height) == pytest.approx((place.width, place.height), abs=1e-4)
+
+
+def test_equal_numbers_and_none_at_all_are_kept_too():
+    assert stored(html(plots.heatmap([[0.5, 0.5]], "a", "bc")))[1].tolist() == [[0.5, 0.5]]
+    assert np.isnan(stored(html(plots.heatmap([[np.nan]], "a", "b", bar="x")))[1]).all()
+
+
+def test_a_cell_in_a_block_and_one_whose_name_is_not_written_have_names():
+    fig = plots.heatmap(np.zeros((4, 2)), ["wood", "two\nwords"], range(2), bar="x")
+    assert stored(html(fig))[0]["rows"] == [
+        "wood (1 of 2)",
+        "wood (2 of 2)",
+        "two words (1 of 2)",
+        "two words (2 of 2)",
+    ]
+    fig = plots.heatmap(np.zeros((5, 5)), [2, 1.5, 1, 0.5, 0], [0, 0.5, 1, 1.5, 2], every=2)
+    (ax, *_) = fig.axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "1", "2"] and list(ax.get_xticks()) == [0.5, 2.5, 4.5]
+    assert {t.get_text(): y for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)} == {
+        "0": 4.5,
+        "1": 2.5,
+        "2": 0.5,
+    }
+    assert stored(html(fig))[0]["rows"] == ["2", "1.5", "1", "0.5", "0"]
+
+
+def test_what_is_no_heatmap_has_no_cells_and_names_stay_text():
+    assert "engram-cells" not in html(line())
+    text = html(plots.heatmap([[0.5]], ['"<b>&'], ["</script>"]))
+    assert stored(text)[0]["rows"] == ['"<b>&'] and text.count("</script>") == 1
+    page = BeautifulSoup(text, "html.parser")
+    (told,) = page.select("output.engram-cell")
+    assert told.has_attr("hidden") and not page.select("[tabindex]")  # without the script nothing promises anything
 
 
 def test_heatmap_errors():
