@@ -68,6 +68,22 @@ def test_fits_a_phone(seen, page_name):
     assert not seen(page_name)["too_wide"], "scrolls sideways:" + pretty(seen(page_name)["too_wide"])
 
 
+def test_no_caption_is_cut_off(seen, page_name):
+    found = seen(page_name)
+    assert not found["cut_off"]["captions"], "at 1280 pixels:" + pretty(found["cut_off"]["captions"])
+    assert not found["cut_off_on_a_phone"], "at 390 pixels:" + pretty(found["cut_off_on_a_phone"])
+
+
+# Chapters in which code, or a table, still has to be scrolled at 1280 pixels.
+WIDE_CODE, WIDE_TABLES = ("08", "09", "13", "17", "19", "21"), ("08", "17", "19")
+
+
+def test_code_and_tables_fit_a_desktop(seen, chapter_name):
+    found, number = seen(chapter_name)["cut_off"], Path(chapter_name).stem[:2]
+    assert number in WIDE_CODE or not found["code"], "lines are cut off:" + pretty(found["code"])
+    assert number in WIDE_TABLES or not found["tables"], "columns are cut off:" + pretty(found["tables"])
+
+
 def test_the_keyboard_reaches_what_scrolls(seen, page_name):
     missed = seen(page_name)["unreachable"]
     assert not missed, "no tab stop, or one without a name:" + pretty(missed)

@@ -71,6 +71,23 @@ UNREACHABLE = """() => [...document.querySelectorAll("body *")].filter((box) => 
 }).map((box) => `${box.scrollWidth} in ${box.clientWidth}, ${box.scrollHeight} in ${box.clientHeight}: ` +
   `${box.cloneNode().outerHTML.slice(0, 160)} ${box.textContent.trim().slice(0, 60)}`)"""
 
+# What begins in the window and ends outside of it or of its box, though nobody has scrolled: captions, which no box may
+# cut off; tables; and code that a reader sees without unfolding it.
+CUT_OFF = """() => {
+  const shown = (node) => node.getClientRects().length > 0;
+  const over = (box) => box.scrollWidth > box.clientWidth + 1;
+  const words = (node) => node.textContent.trim().slice(0, 50);
+  const all = (names) => [...document.querySelectorAll(names)].filter(shown);
+  return {
+    captions: all("article :is(figcaption, caption)").filter((caption) => {
+      const frame = caption.closest(".engram-table-box, figure, table").getBoundingClientRect();
+      return caption.getBoundingClientRect().right > Math.min(frame.right, innerWidth) + 1;
+    }).map(words),
+    tables: all("article .engram-table-box").filter(over).map(words),
+    code: all("article .cell:not(.tag_hide-input) > .cell_input pre").filter(over).map(words),
+  };
+}"""
+
 # Pictures and formulas are judged by their names and boxes: their insides are a hundred thousand shapes that axe would
 # walk. Their sizes stay, and go on to follow the window: all have a viewBox. Of code, one word of each kind and place
 # stays, of tables and lists the first rows: thousands of equal ones add nothing but minutes. Nothing is half faded when
@@ -127,10 +144,12 @@ def visit(tab, name: str) -> dict:
     tab.size(DESKTOP)
     tab.open(name)
     found = tab.page.evaluate(FACTS)
+    found["cut_off"] = tab.page.evaluate(CUT_OFF)
     found["still_folded"] = tab.page.evaluate(UNFOLD)
     tab.settle()
     found["unreachable"] = tab.page.evaluate(UNREACHABLE)
     tab.size(PHONE)
+    found["cut_off_on_a_phone"] = tab.page.evaluate(CUT_OFF)["captions"]
     found["too_wide"] = tab.page.evaluate(OVERFLOW)
     found["unreachable"] += tab.page.evaluate(UNREACHABLE)
     tab.size(DESKTOP)

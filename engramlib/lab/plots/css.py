@@ -40,12 +40,14 @@ padding:0 .6rem;border:1px solid rgba(128,128,128,.5);border-radius:.3rem;cursor
 .engram-cells svg{touch-action:pan-x pan-y}
 .engram-cell:not([hidden]){display:block;min-height:1.5em;font-size:.92em;line-height:1.5;
 font-variant-numeric:tabular-nums;position:sticky;left:0;width:fit-content;max-width:100%}
-.engram-table-box{margin:1rem 0}
+.engram-table-box{margin:1rem 0;container-type:inline-size}
 .engram-table-box table{border-collapse:collapse;width:auto;margin:0;font-size:.95em;color:inherit;
 background:transparent}
-.engram-table-box caption{caption-side:top;margin:0 0 .4rem}
-.engram-table-box th,.engram-table-box td{padding:.32rem .7rem;text-align:left;border:0;font-weight:400;
+.engram-table-box caption{caption-side:top;margin:0 0 .4rem;position:sticky;left:0;max-width:min(44rem,100cqw)}
+.engram-table-box th,.engram-table-box td{padding:.32rem .55rem;text-align:left;border:0;font-weight:400;
 white-space:nowrap;background:transparent;border-bottom:1px solid rgba(128,128,128,.3)}
+.engram-table-box th{white-space:normal}
+.engram-table-box table:has(th:nth-child(7)) :is(th,td){padding-inline:.3rem;font-size:.95em}
 .engram-table-box thead th{font-weight:600;vertical-align:bottom;border-bottom:1px solid rgba(128,128,128,.8)}
 .engram-table-box .num{text-align:right;font-variant-numeric:tabular-nums}
 .engram-table-box .wrap{white-space:normal;min-width:9rem}

@@ -220,6 +220,20 @@ def test_the_keyboard_reaches_every_box_that_scrolls(opened, boxes_file, font, s
     assert page.locator(".engram-scrolls:visible").evaluate_all(overflow) >= 6
 
 
+def test_the_caption_of_a_wide_table_can_be_read_without_scrolling(opened):
+    page = opened()
+    text = plots.table_html([{"row": "a", **{f"column {k}": "0.12 ± 0.03" for k in range(9)}}], "word " * 40)
+    page.set_content(f'<meta name="viewport" content="width=device-width">{plots.css()}{text}')
+    box, caption = page.locator(".engram-table-box"), page.locator("caption")
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function("(width) => innerWidth === width", arg=width)
+        place = caption.bounding_box()
+        assert place["x"] >= 0 and place["x"] + place["width"] <= width
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert box.evaluate("(box) => box.scrollWidth > box.clientWidth + 100")
+
+
 # --- heatmaps ---------------------------------------------------------------------------------------------------
 
 VALUES = np.array([[0.25, -1.5, np.nan], [0.0, 0.5, 1.0]])
