@@ -51,6 +51,7 @@ white-space:nowrap;background:transparent;border-bottom:1px solid rgba(128,128,1
 .engram-table-box thead th{font-weight:600;vertical-align:bottom;border-bottom:1px solid rgba(128,128,128,.8)}
 .engram-table-box .num{text-align:right;font-variant-numeric:tabular-nums}
 .engram-table-box .wrap{white-space:normal;min-width:9rem}
+.engram-table-box .named:not(.wrap){min-width:7.5rem}
 @media screen{.is-player .engram-controls{display:flex}.is-player .engram-now{display:block}
 .is-player .engram-frame:not(.is-on),.is-player .engram-label{display:none}}
 @media print{.engram-scrolls{overflow:visible}.engram-figure{break-inside:avoid-page}

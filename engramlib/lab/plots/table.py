@@ -34,7 +34,8 @@ def table_html(
     long = {n: any(len(_text(row.get(n), digits)) > 28 for row in rows) for n in names}
 
     def attributes(name: str) -> str:
-        kinds = " ".join(k for k, on in (("num", number[name]), ("wrap", long[name])) if on)
+        named = name == names[0] and any(len(_text(row.get(name), digits)) > 12 for row in rows)
+        kinds = " ".join(k for k, on in (("num", number[name]), ("wrap", long[name]), ("named", named)) if on)
         return f' class="{kinds}"' if kinds else ""
 
     head = "".join(f'<th scope="col"{attributes(n)}>{escape(str(n))}</th>' for n in names)

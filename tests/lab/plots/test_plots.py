@@ -569,3 +569,9 @@ def test_the_openings_texts_fit_their_places():
 def test_an_opening_that_cannot_be_drawn_says_why(wrong, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         plots.opening(**{"kind": "image"} | OPENING | wrong)
+
+
+def test_long_names_of_rows_keep_some_width_where_the_rest_scrolls():
+    for name, kept in (("a row of several words", True), ("short", False)):
+        page = BeautifulSoup(plots.table_html([{"row": name, "value": 0.5}], "See."), "html.parser")
+        assert [("named" in (cell.get("class") or [])) for cell in page.select("th, td")] == [kept, False, kept, False]
