@@ -125,16 +125,23 @@ def test_the_same_picture_opens_every_chapter_with_its_own_question(path):
     assert len(set(questions)) == len(questions) == len(asked)
 
 
-SHORT = [p for p in CHAPTERS if p.parent.name != "part1"]
-
-
-@pytest.mark.parametrize("path", SHORT, ids=lambda p: p.stem)
+@every_chapter
 def test_a_chapter_shows_code_that_can_be_read_and_few_tables(path):
-    """Part I derives in code and may be longer. Harness belongs into `studies`."""
+    """What derives is shown; what repeats it over networks and settings is folded, or stands in `studies`."""
     shown = [c.source for c in cells(path, "code") if not {"hide-input", "exercise"} & set(tags(c))]
     lines = sum(bool(line.strip()) for source in shown for line in source.splitlines())
     drawn = sum(len(re.findall(r"plots\.table\(|replication_table\(", c.source)) for c in cells(path, "code"))
     assert lines <= 250 and drawn <= 5, f"{lines} lines of visible code, {drawn} tables"
+
+
+LONG_LINES = {"08", "09", "13", "17", "19", "21"}  # still to be wrapped
+
+
+@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.name[:2] not in LONG_LINES], ids=lambda p: p.stem)
+def test_code_that_is_shown_fits_the_page(path):
+    """At 1280 pixels 80 letters stand in a line."""
+    shown = [c.source for c in cells(path, "code") if "hide-input" not in tags(c)]
+    assert not [line for source in shown for line in source.splitlines() if len(line) > 80]
 
 
 WORDS_A_MINUTE = (130, 230)
