@@ -1,6 +1,7 @@
 """Where the price of an edit comes from, and the estimator that pays less: chapter 18, and its recorded run.
 
     python -m engramlib.lab.studies compensated --record     # images and authors, resumes; three to five seeds
+    python -m engramlib.lab.studies compensated --record --rule   # settings without a grid, three to eight seeds
 
 A `Knife` is one way to cut: the paper's edit ("plain") or `el.erase` ("compensated"), with λ, α and the cut. Flat rows,
 one for each network, seed, split, knife and group of classes that is erased together:
@@ -10,6 +11,8 @@ one for each network, seed, split, knife and group of classes that is erased tog
 `left` = accuracy on the erased group, `kept` = mean accuracy on the other groups, `before` = the same before the edit.
 Choose on the split "val", report "test": `chosen` does the first, `per_seed` the second.
 
+    study "rule": network, seed, how, lam, alpha, group, left, kept, before, left_foreseen, moved_foreseen: for each λ
+        of `LAMBDAS`, α where the foreseen response is smallest (`Subject.foreseen`); test images
     study "language": seed, method, settings, role ("rehearsal" or "forget10"), left, kept, chosen: whole answers
 """
 
@@ -19,13 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 import engramlib as el
-from engramlib import language
+from engramlib import analysis, language
 from engramlib.lab.data import ImageData, Split, digits, shapes
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
@@ -102,6 +106,19 @@ class Subject:
             self._kept[lam, rcond] = el.extract_all(self.model, self.moments(), specificity=lam, rcond=rcond)
         return self._kept[lam, rcond]
 
+    def foreseen(self, group: int, lam: float, rcond: float = 1e-6) -> analysis.Foresight:
+        """What subtracting the group's engram will do to the layers' responses, on validation images: no labels but
+        the group's, no edit, no answer."""
+        if "validation" not in self._kept:
+            self._kept["validation"] = {
+                g: el.collect(self.model, self.images(self.data.val, g)) for g in range(len(self.groups))
+            }
+        held: dict[int, el.Moments] = self._kept["validation"]
+        others = [moments for g, moments in held.items() if g != group]
+        rest = sum(others[1:], others[0])
+        engram = self.engrams(lam, rcond)[group]
+        return analysis.overall(analysis.foresee(self.model, engram, held[group], rest))
+
     def without(self, group: int, knife: Knife, *, reference: Iterable[Tensor] | None = None) -> nn.Module:
         """A copy without a group. `reference`: batches to keep instead of the others' training images, as a control."""
         if knife.how == "compensated":
@@ -159,6 +176,36 @@ def frontier(
                     }
                 )
     return rows
+
+
+LAMBDAS = (1.0, 3.0, 10.0, 30.0)
+
+
+def ruled(subject: Subject, *, network: str, groups: Sequence[int] | None = None) -> list[Row]:
+    """Rows of the study "rule": for each λ the α that is foreseen to leave least, cut as it is by both knives."""
+    before = subject.accuracy(subject.model, "test")
+    rows = []
+    for group in range(len(subject.groups)) if groups is None else groups:
+        for lam in LAMBDAS:
+            seen = subject.foreseen(group, lam)
+            facts = {"left_foreseen": seen.left(seen.alpha), "moved_foreseen": seen.moved(seen.alpha)}
+            for how in ("plain", "compensated"):
+                knife = Knife(how, lam, seen.alpha)
+                after = subject.accuracy(subject.without(group, knife), "test")
+                said = {"study": "rule", "network": network, "seed": subject.seed, "group": group}
+                rows.append({**said, **asdict(knife), **facts, **_left_and_kept(after, before, group)})
+    return rows
+
+
+def within(rows: Sequence[Row], budget: float) -> list[Row]:
+    """Of each network, seed, group and knife the row of the smallest λ that is foreseen to move what stays by at most
+    `budget`; of the largest λ where none is."""
+    found: dict[tuple, Row] = {}
+    for row in sorted(rows, key=lambda row: row["lam"]):
+        key = tuple(row[name] for name in ("network", "seed", "group", "how"))
+        if key not in found or found[key]["moved_foreseen"] > budget:
+            found[key] = row
+    return list(found.values())
 
 
 def _left_and_kept(after: Tensor, before: Tensor, group: int) -> Row:
@@ -333,8 +380,12 @@ def knives_for(network: str) -> tuple[Knife, ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = recording.parser("compensated", __doc__, "compensated-networks").parse_args(argv)
+    options = recording.parser("compensated", __doc__, "compensated-networks")
+    options.add_argument("--rule", action="store_true", help="record compensated-rule instead")
+    args = options.parse_args(argv)
     most = max(count for _, count, _ in NETWORKS.values())
+    if args.rule and not args.record:
+        options.error("--rule is only recorded; add --record")
 
     def rows(network: str, seed: int) -> list[Row]:
         make, _, groups = NETWORKS[network]
@@ -345,6 +396,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             for seed in range(count):
                 yield {"network": network, "seed": seed}, partial(rows, network, seed)
 
+    if args.rule:
+        seeds = range(CALIBRATION.stop)
+        ways = {"lambdas": LAMBDAS, "calibration": list(CALIBRATION), "digits": asdict(mlp.DIGITS)}
+        config = {**ways, "vit": asdict(transformer.SHAPES)}
+        recording.record("compensated-rule", _of_the_rule(), args, config=config, seeds=seeds, data=digits())
+        return 0
     if not args.record:
         recording.show({"frontier": [row for _, make in list(of_images())[:1] for row in make()]})
         return 0
@@ -356,6 +413,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = {"goal": GOAL, "left": LEFT, "digits": asdict(mlp.DIGITS), "vit": asdict(transformer.SHAPES)}
     recording.record("compensated-networks", parts, args, config=config, seeds=range(most), data=digits())
     return 0
+
+
+CALIBRATION = range(5, 8)  # splits of the digits on which a budget is chosen; they are reported nowhere
+
+
+def _of_the_rule() -> Iterator[recording.Part]:
+    for network, (make, count, groups) in NETWORKS.items():
+        for seed in (*range(count), *(CALIBRATION if network == "digits" else ())):
+
+            def rows(network: str = network, make: Any = make, seed: int = seed, groups: Any = groups) -> list[Row]:
+                return ruled(make(seed), network=network, groups=groups)
+
+            yield {"network": network, "seed": seed}, rows
 
 
 def _of_authors(recorder: runs.Recorder) -> Iterator[recording.Part]:
