@@ -36,6 +36,7 @@ from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import convnet, forgetting, mlp, recording, transformer
 from engramlib.lab.training import class_accuracy
 from engramlib.lab.unlearning import text as unlearning
+from engramlib.lab.unlearning import vision
 from engramlib.lab.unlearning.text.engrams import LAYERS
 from engramlib.layers import find_layers
 from engramlib.running import evaluating
@@ -46,7 +47,7 @@ GOAL = 0.05  # of the erased group at most this much may be left, on validation 
 @dataclass(frozen=True)
 class Knife:
     """One way to cut. `how`: "plain", W − αW⁺ in every layer at once; "refitted", the same and BatchNorm's statistics
-    estimated anew; "compensated", `el.erase`."""
+    estimated anew; "compensated", `el.erase`; "leace", an affine map in front of the last layer, nothing to choose."""
 
     how: str = "plain"
     lam: float = 1.0
@@ -54,6 +55,8 @@ class Knife:
     rcond: float = 1e-6
 
     def __str__(self) -> str:
+        if self.how == "leace":
+            return "nothing to choose"
         return f"λ = {self.lam:g}, α = {self.alpha:g}, cut {self.rcond:g}"
 
 
@@ -121,6 +124,10 @@ class Subject:
 
     def without(self, group: int, knife: Knife, *, reference: Iterable[Tensor] | None = None) -> nn.Module:
         """A copy without a group. `reference`: batches to keep instead of the others' training images, as a control."""
+        if knife.how == "leace":
+            data = self.data.flat() if self.flat else self.data
+            net = self.model if hasattr(self.model, "features") else WithFeatures(self.model)
+            return vision.apply("leace", vision.Problem(net, data, self.groups[group], seed=self.seed), {}).model
         if knife.how == "compensated":
             keep = self.images(self.data.train, group, others=True) if reference is None else list(reference)
             return el.erase(
@@ -263,11 +270,11 @@ def _read(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 class WithFeatures(nn.Module):
-    """A multilayer perceptron whose last hidden layer is `features`, as `metrics.probe` asks; weights are shared."""
+    """A multilayer perceptron whose last hidden layer is `features` and whose last one is `fc`; weights are shared."""
 
     def __init__(self, net: nn.Sequential) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.fc = net, net[-1]
 
     def features(self, x: Tensor) -> Tensor:
         return self.net[:-1](x)

@@ -38,6 +38,20 @@ def test_each_knife_is_its_call_of_the_package(subject):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
+def test_leace_stands_in_front_of_the_last_layer_and_changes_nothing_below(subject):
+    edited = subject.without(2, study.Knife("leace"))
+    x = subject.data.test.x.flatten(1)
+    with torch.no_grad():
+        assert torch.equal(edited.model.features(x), subject.model[:-1](x))
+        mine = subject.model[-1](edited.features(x))
+        torch.testing.assert_close(edited(x), mine)
+        train, y = subject.data.train.x.flatten(1), subject.data.train.y
+        found = edited.features(train).double()
+    own, others = found[y == 2].mean(0), found[y != 2].mean(0)
+    assert (own - others).norm() < 1e-3 * found.norm(dim=1).mean()  # no mean tells the digit from the rest
+    assert str(study.Knife("leace")) == "nothing to choose"
+
+
 def test_rows_say_what_the_networks_do(subject):
     rows = study.frontier(subject, [OURS], network="small", splits=("test",), groups=[3])
     (row,) = rows
