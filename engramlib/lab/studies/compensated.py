@@ -19,7 +19,7 @@ Choose on the split "val", report "test": `chosen` does the first, `per_seed` th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from statistics import fmean
 from typing import Any
@@ -31,10 +31,12 @@ from torch.optim.swa_utils import update_bn
 import engramlib as el
 from engramlib import analysis, language
 from engramlib.lab.data import ImageData, Split, digits, shapes
+from engramlib.lab.metrics import timed
+from engramlib.lab.models import mlp as mlp_of
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import convnet, forgetting, mlp, recording, transformer
-from engramlib.lab.training import class_accuracy
+from engramlib.lab.training import class_accuracy, train_classifier
 from engramlib.lab.unlearning import text as unlearning
 from engramlib.lab.unlearning import vision
 from engramlib.lab.unlearning.text.engrams import LAYERS
@@ -185,6 +187,28 @@ def frontier(
     return rows
 
 
+MANY = tuple(
+    Knife("plain", lam, alpha, rcond)
+    for rcond in (1e-6, 1e-4, 1e-3)
+    for lam in (1.0, 3.0, 10.0)
+    for alpha in (1.0, 1.5, 2.0, 3.0)
+)  # gentle to rough
+
+
+def foretold(subjects: Sequence[Subject], knife: Knife, groups: Sequence[int]) -> tuple[float, float, float]:
+    """(left, moved, size) of a plain edit before it is made, mean over subjects and groups: `Subject.foreseen` at the
+    knife's α, and α‖W⁺‖/‖W‖ over the layers."""
+    each = []
+    for subject in subjects:
+        for group in groups:
+            seen = subject.foreseen(group, knife.lam, knife.rcond)
+            norms = subject.engrams(knife.lam, knife.rcond)[group].relative_norms()
+            size = knife.alpha * fmean(norms.values())
+            each.append((seen.left(knife.alpha), seen.moved(knife.alpha), size))
+    left, moved, size = (fmean(values) for values in zip(*each, strict=True))
+    return left, moved, size
+
+
 LAMBDAS = (1.0, 3.0, 10.0, 30.0)
 
 
@@ -281,6 +305,36 @@ class WithFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+
+def never(subject: Subject, group: int) -> nn.Module:
+    """The digit network, trained without the group: what a network looks like that cannot have the memory."""
+    data = subject.data.flat()
+    part = data.train.where(~torch.isin(data.train.y, torch.tensor(subject.groups[group])))
+    net = mlp_of(mlp.DIGITS.sizes, seed=subject.seed)
+    train_classifier(net, replace(data, train=part), **mlp.DIGITS.training, seed=subject.seed, validate=False)
+    return net
+
+
+def ratio(depth: int, width: int = 128) -> float:
+    """Time of the compensated edit over that of the plain one, from batches to the edited copy, on a network of `depth`
+    layers. The first call of anything is slow, so both run twice."""
+    luck = torch.Generator().manual_seed(0)
+    net = mlp_of([width] * (depth + 1), seed=0)
+    gone, stay = (torch.randn(count, 128, width, generator=luck) for count in (4, 16))
+
+    def plain() -> None:
+        el.ablate(net, el.extract(net, el.collect(net, list(gone)), el.collect(net, list(stay))))
+
+    def compensated() -> None:
+        el.erase(net, list(gone), list(stay))
+
+    seconds = []
+    for way in (plain, compensated, plain, compensated):
+        with timed() as clock:
+            way()
+        seconds.append(clock.seconds)
+    return seconds[3] / seconds[2]
 
 
 # ----------------------------------------------------------------------------------------------------- networks
