@@ -8,7 +8,7 @@ from engramlib.lab.metrics.accuracy import ToW, erased_and_kept, tow
 from engramlib.lab.metrics.cost import PeakMemory, Timer, flops, operations, timed
 from engramlib.lab.metrics.membership import Membership, membership, membership_auc
 from engramlib.lab.metrics.representation import clustering, features, linear_cka, separability, share_taken
-from engramlib.lab.metrics.residue import FewShot, Probe, Relearned, few_shot, probe, relearn
+from engramlib.lab.metrics.residue import FewShot, Probe, Relearned, binary_probe, few_shot, probe, relearn
 
 __all__ = [
     "FewShot",
@@ -19,6 +19,7 @@ __all__ = [
     "Timer",
     "ToW",
     "arithmetic",
+    "binary_probe",
     "clustering",
     "erased_and_kept",
     "features",

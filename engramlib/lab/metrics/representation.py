@@ -107,10 +107,31 @@ def share_taken(model: nn.Module, engram: Engram, moments: Moments) -> dict[str,
 def logistic(**kwargs):
     """Logistic regression on standardised features: the linear probe of this package."""
     from sklearn.linear_model import LogisticRegression
+
+    return standardised(LogisticRegression(C=0.1, max_iter=200, tol=1e-3, **kwargs))
+
+
+ROUNDING = 1e-5  # of the largest spread of a feature: below it lies what float32 leaves where nothing was meant to be
+
+
+def standardised(estimator):
+    """scikit-learn's estimator behind a `StandardScaler` that does not blow rounding up.
+
+    A feature whose spread is less than `ROUNDING` of the largest is a constant: it counts as zero. Where an edit
+    silences a direction, rounding keeps a millionth of it; scaled to unit variance that is the whole memory again.
+    """
+    import numpy as np
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200, tol=1e-3, **kwargs))
+    class AboveRounding(StandardScaler):
+        def fit(self, X, y=None, sample_weight=None):
+            super().fit(X, y, sample_weight)
+            spread = np.sqrt(self.var_)
+            self.scale_ = np.where(spread > ROUNDING * spread.max(), self.scale_, np.inf)
+            return self
+
+    return make_pipeline(AboveRounding(), estimator)
 
 
 def _two_kinds(is_forget: Tensor) -> None:

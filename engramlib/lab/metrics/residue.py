@@ -73,6 +73,19 @@ def probe(
     return Probe(*shares, float(roc_auc_score(gone, score)), tuple(right[gone].tolist()))
 
 
+def binary_probe(model: nn.Module, data: ImageData, forget: Sequence[int], *, seed: int = 0) -> float:
+    """How well a linear reader that is asked one question, "is it the erased class?", ranks the test images: AUC.
+
+    .5 = it cannot tell, 1 = it always can. Fitted as `probe` is, with two labels instead of all. The two differ: a
+    reader with many answers can name a class by knowing that it is none of the others. Chapter 18.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    inside = [which(data, forget, part).cpu().numpy() for part in ("train", "test")]
+    fitted = logistic(random_state=seed).fit(features(model, data.train.x).numpy(), inside[0])
+    return float(roc_auc_score(inside[1], fitted.decision_function(features(model, data.test.x).numpy())))
+
+
 @dataclass(frozen=True)
 class FewShot:
     """With `ks[i]` images of every class, `erased[i]` and `kept[i]` of the test images are named rightly (means).

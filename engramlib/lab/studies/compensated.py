@@ -1,6 +1,7 @@
 """Where the price of an edit comes from, and the estimator that pays less: chapter 18, and its recorded run.
 
     python -m engramlib.lab.studies compensated --record     # images and authors, resumes; three to five seeds
+    python -m engramlib.lab.studies compensated --record --rule   # settings without a grid, three to eight seeds
 
 A `Knife` is one way to cut: the paper's edit ("plain") or `el.erase` ("compensated"), with λ, α and the cut. Flat rows,
 one for each network, seed, split, knife and group of classes that is erased together:
@@ -10,28 +11,34 @@ one for each network, seed, split, knife and group of classes that is erased tog
 `left` = accuracy on the erased group, `kept` = mean accuracy on the other groups, `before` = the same before the edit.
 Choose on the split "val", report "test": `chosen` does the first, `per_seed` the second.
 
+    study "rule": network, seed, how, lam, alpha, group, left, kept, before, left_foreseen, moved_foreseen: for each λ
+        of `LAMBDAS`, α where the foreseen response is smallest (`Subject.foreseen`); test images
     study "language": seed, method, settings, role ("rehearsal" or "forget10"), left, kept, chosen: whole answers
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 import engramlib as el
-from engramlib import language
+from engramlib import analysis, language
 from engramlib.lab.data import ImageData, Split, digits, shapes
+from engramlib.lab.metrics import timed
+from engramlib.lab.models import mlp as mlp_of
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import convnet, forgetting, mlp, recording, transformer
-from engramlib.lab.training import class_accuracy
+from engramlib.lab.training import class_accuracy, train_classifier
 from engramlib.lab.unlearning import text as unlearning
+from engramlib.lab.unlearning import vision
 from engramlib.lab.unlearning.text.engrams import LAYERS
 from engramlib.layers import find_layers
 from engramlib.running import evaluating
@@ -42,7 +49,7 @@ GOAL = 0.05  # of the erased group at most this much may be left, on validation 
 @dataclass(frozen=True)
 class Knife:
     """One way to cut. `how`: "plain", W − αW⁺ in every layer at once; "refitted", the same and BatchNorm's statistics
-    estimated anew; "compensated", `el.erase`."""
+    estimated anew; "compensated", `el.erase`; "leace", an affine map in front of the last layer, nothing to choose."""
 
     how: str = "plain"
     lam: float = 1.0
@@ -50,6 +57,8 @@ class Knife:
     rcond: float = 1e-6
 
     def __str__(self) -> str:
+        if self.how == "leace":
+            return "nothing to choose"
         return f"λ = {self.lam:g}, α = {self.alpha:g}, cut {self.rcond:g}"
 
 
@@ -102,8 +111,25 @@ class Subject:
             self._kept[lam, rcond] = el.extract_all(self.model, self.moments(), specificity=lam, rcond=rcond)
         return self._kept[lam, rcond]
 
+    def foreseen(self, group: int, lam: float, rcond: float = 1e-6) -> analysis.Foresight:
+        """What subtracting the group's engram will do to the layers' responses, on validation images: no labels but
+        the group's, no edit, no answer."""
+        if "validation" not in self._kept:
+            self._kept["validation"] = {
+                g: el.collect(self.model, self.images(self.data.val, g)) for g in range(len(self.groups))
+            }
+        held: dict[int, el.Moments] = self._kept["validation"]
+        others = [moments for g, moments in held.items() if g != group]
+        rest = sum(others[1:], others[0])
+        engram = self.engrams(lam, rcond)[group]
+        return analysis.overall(analysis.foresee(self.model, engram, held[group], rest))
+
     def without(self, group: int, knife: Knife, *, reference: Iterable[Tensor] | None = None) -> nn.Module:
         """A copy without a group. `reference`: batches to keep instead of the others' training images, as a control."""
+        if knife.how == "leace":
+            data = self.data.flat() if self.flat else self.data
+            net = self.model if hasattr(self.model, "features") else WithFeatures(self.model)
+            return vision.apply("leace", vision.Problem(net, data, self.groups[group], seed=self.seed), {}).model
         if knife.how == "compensated":
             keep = self.images(self.data.train, group, others=True) if reference is None else list(reference)
             return el.erase(
@@ -161,6 +187,58 @@ def frontier(
     return rows
 
 
+MANY = tuple(
+    Knife("plain", lam, alpha, rcond)
+    for rcond in (1e-6, 1e-4, 1e-3)
+    for lam in (1.0, 3.0, 10.0)
+    for alpha in (1.0, 1.5, 2.0, 3.0)
+)  # gentle to rough
+
+
+def foretold(subjects: Sequence[Subject], knife: Knife, groups: Sequence[int]) -> tuple[float, float, float]:
+    """(left, moved, size) of a plain edit before it is made, mean over subjects and groups: `Subject.foreseen` at the
+    knife's α, and α‖W⁺‖/‖W‖ over the layers."""
+    each = []
+    for subject in subjects:
+        for group in groups:
+            seen = subject.foreseen(group, knife.lam, knife.rcond)
+            norms = subject.engrams(knife.lam, knife.rcond)[group].relative_norms()
+            size = knife.alpha * fmean(norms.values())
+            each.append((seen.left(knife.alpha), seen.moved(knife.alpha), size))
+    left, moved, size = (fmean(values) for values in zip(*each, strict=True))
+    return left, moved, size
+
+
+LAMBDAS = (1.0, 3.0, 10.0, 30.0)
+
+
+def ruled(subject: Subject, *, network: str, groups: Sequence[int] | None = None) -> list[Row]:
+    """Rows of the study "rule": for each λ the α that is foreseen to leave least, cut as it is by both knives."""
+    before = subject.accuracy(subject.model, "test")
+    rows = []
+    for group in range(len(subject.groups)) if groups is None else groups:
+        for lam in LAMBDAS:
+            seen = subject.foreseen(group, lam)
+            facts = {"left_foreseen": seen.left(seen.alpha), "moved_foreseen": seen.moved(seen.alpha)}
+            for how in ("plain", "compensated"):
+                knife = Knife(how, lam, seen.alpha)
+                after = subject.accuracy(subject.without(group, knife), "test")
+                said = {"study": "rule", "network": network, "seed": subject.seed, "group": group}
+                rows.append({**said, **asdict(knife), **facts, **_left_and_kept(after, before, group)})
+    return rows
+
+
+def within(rows: Sequence[Row], budget: float) -> list[Row]:
+    """Of each network, seed, group and knife the row of the smallest λ that is foreseen to move what stays by at most
+    `budget`; of the largest λ where none is."""
+    found: dict[tuple, Row] = {}
+    for row in sorted(rows, key=lambda row: row["lam"]):
+        key = tuple(row[name] for name in ("network", "seed", "group", "how"))
+        if key not in found or found[key]["moved_foreseen"] > budget:
+            found[key] = row
+    return list(found.values())
+
+
 def _left_and_kept(after: Tensor, before: Tensor, group: int) -> Row:
     others = torch.arange(len(after)) != group
     return {"left": float(after[group]), "kept": float(after[others].mean()), "before": float(before[others].mean())}
@@ -216,17 +294,47 @@ def _read(model: nn.Module, images: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 class WithFeatures(nn.Module):
-    """A multilayer perceptron whose last hidden layer is `features`, as `metrics.probe` asks; weights are shared."""
+    """A multilayer perceptron whose last hidden layer is `features` and whose last one is `fc`; weights are shared."""
 
     def __init__(self, net: nn.Sequential) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.fc = net, net[-1]
 
     def features(self, x: Tensor) -> Tensor:
         return self.net[:-1](x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+
+def never(subject: Subject, group: int) -> nn.Module:
+    """The digit network, trained without the group: what a network looks like that cannot have the memory."""
+    data = subject.data.flat()
+    part = data.train.where(~torch.isin(data.train.y, torch.tensor(subject.groups[group])))
+    net = mlp_of(mlp.DIGITS.sizes, seed=subject.seed)
+    train_classifier(net, replace(data, train=part), **mlp.DIGITS.training, seed=subject.seed, validate=False)
+    return net
+
+
+def ratio(depth: int, width: int = 128) -> float:
+    """Time of the compensated edit over that of the plain one, from batches to the edited copy, on a network of `depth`
+    layers. The first call of anything is slow, so both run twice."""
+    luck = torch.Generator().manual_seed(0)
+    net = mlp_of([width] * (depth + 1), seed=0)
+    gone, stay = (torch.randn(count, 128, width, generator=luck) for count in (4, 16))
+
+    def plain() -> None:
+        el.ablate(net, el.extract(net, el.collect(net, list(gone)), el.collect(net, list(stay))))
+
+    def compensated() -> None:
+        el.erase(net, list(gone), list(stay))
+
+    seconds = []
+    for way in (plain, compensated, plain, compensated):
+        with timed() as clock:
+            way()
+        seconds.append(clock.seconds)
+    return seconds[3] / seconds[2]
 
 
 # ----------------------------------------------------------------------------------------------------- networks
@@ -333,8 +441,12 @@ def knives_for(network: str) -> tuple[Knife, ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = recording.parser("compensated", __doc__, "compensated-networks").parse_args(argv)
+    options = recording.parser("compensated", __doc__, "compensated-networks")
+    options.add_argument("--rule", action="store_true", help="record compensated-rule instead")
+    args = options.parse_args(argv)
     most = max(count for _, count, _ in NETWORKS.values())
+    if args.rule and not args.record:
+        options.error("--rule is only recorded; add --record")
 
     def rows(network: str, seed: int) -> list[Row]:
         make, _, groups = NETWORKS[network]
@@ -345,6 +457,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             for seed in range(count):
                 yield {"network": network, "seed": seed}, partial(rows, network, seed)
 
+    if args.rule:
+        seeds = range(CALIBRATION.stop)
+        ways = {"lambdas": LAMBDAS, "calibration": list(CALIBRATION), "digits": asdict(mlp.DIGITS)}
+        config = {**ways, "vit": asdict(transformer.SHAPES)}
+        recording.record("compensated-rule", _of_the_rule(), args, config=config, seeds=seeds, data=digits())
+        return 0
     if not args.record:
         recording.show({"frontier": [row for _, make in list(of_images())[:1] for row in make()]})
         return 0
@@ -356,6 +474,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = {"goal": GOAL, "left": LEFT, "digits": asdict(mlp.DIGITS), "vit": asdict(transformer.SHAPES)}
     recording.record("compensated-networks", parts, args, config=config, seeds=range(most), data=digits())
     return 0
+
+
+CALIBRATION = range(5, 8)  # splits of the digits on which a budget is chosen; they are reported nowhere
+
+
+def _of_the_rule() -> Iterator[recording.Part]:
+    for network, (make, count, groups) in NETWORKS.items():
+        for seed in (*range(count), *(CALIBRATION if network == "digits" else ())):
+
+            def rows(network: str = network, make: Any = make, seed: int = seed, groups: Any = groups) -> list[Row]:
+                return ruled(make(seed), network=network, groups=groups)
+
+            yield {"network": network, "seed": seed}, rows
 
 
 def _of_authors(recorder: runs.Recorder) -> Iterator[recording.Part]:

@@ -38,6 +38,7 @@ from engramlib import language
 from engramlib.lab.data import QuestionData, digits
 from engramlib.lab.data.questions import PROMPT, Question
 from engramlib.lab.metrics import resolution
+from engramlib.lab.metrics.representation import standardised
 from engramlib.lab.metrics.tofu.generation import generate
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
@@ -299,8 +300,6 @@ def read(
     """
     from sklearn.kernel_ridge import KernelRidge
     from sklearn.linear_model import Ridge
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     makes = {"linear": lambda: Ridge(alpha=30.0), "kernel": lambda: KernelRidge(kernel="rbf", alpha=0.3)}
     if unknown := set(kinds) - set(makes):
@@ -316,7 +315,7 @@ def read(
     states = [hidden(model, tokenizer, plain(tokenizer, part)) for part in (taught, asked)]
     for z, z_asked in zip(*states, strict=True):
         for kind in kinds:
-            fitted = make_pipeline(StandardScaler(), makes[kind]()).fit(z.numpy(), targets)
+            fitted = standardised(makes[kind]()).fit(z.numpy(), targets)
             given = torch.as_tensor(fitted.predict(z_asked.numpy())).float()
             near = [(embedding[o] - g).square().sum(1).argmin() for o, g in zip(options, given, strict=True)]
             found[kind].append([int(n) == 0 for n in near])

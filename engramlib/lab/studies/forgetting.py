@@ -536,10 +536,22 @@ def chosen(rows: Sequence[Row], name: str) -> Settings | None:
     return found
 
 
-def record(setting: Setting, *, seeds: Sequence[int], overwrite: bool = False, restart: bool = False) -> None:
-    """Write `data/runs/<name>-forgetting.json`, entrant by entrant; resumes where it was cut off."""
-    entrants = setting.entrants or tuple(ENTRANTS)
-    _record("forgetting", partial(_entrants, entrants), setting, seeds, overwrite, restart)
+def record(
+    setting: Setting,
+    *,
+    seeds: Sequence[int],
+    overwrite: bool = False,
+    restart: bool = False,
+    entrants: Sequence[str] | None = None,
+) -> None:
+    """Write `data/runs/<name>-forgetting.json`, entrant by entrant; resumes where it was cut off.
+
+    `entrants`: these alone, of those of the setting; what the run does not have is then not recorded.
+    """
+    all_of_them = setting.entrants or tuple(ENTRANTS)
+    if unknown := [name for name in entrants or () if name not in all_of_them]:
+        raise ValueError(f"entrants: {unknown[0]!r} is none of {setting.name}'s: {', '.join(all_of_them)}")
+    _record("forgetting", partial(_entrants, entrants or all_of_them), setting, seeds, overwrite, restart)
 
 
 def record_second_round(
@@ -678,14 +690,17 @@ OTHERS = {
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser("forgetting", __doc__, "<data>-forgetting", seeds=3)
     options.add_argument("--data", choices=list(SETTINGS), default=AUTHORS.name)
+    options.add_argument("--entrants", nargs="+", metavar="NAME", help="only these methods, of those of the setting")
     instead = options.add_mutually_exclusive_group()
     for what in OTHERS:
         instead.add_argument(f"--{what}", action="store_true", help=f"record <data>-{what} instead")
     args = options.parse_args(argv)
     if not args.record:
         options.error("this study is only recorded; add --record")
-    asked = (function for what, function in OTHERS.items() if getattr(args, what.replace("-", "_")))
-    function = next(asked, record)
+    asked = [function for what, function in OTHERS.items() if getattr(args, what.replace("-", "_"))]
+    if asked and args.entrants:
+        options.error("--entrants: only the table of methods has entrants")
+    function = asked[0] if asked else partial(record, entrants=args.entrants)
     function(SETTINGS[args.data], seeds=range(args.seeds), overwrite=args.overwrite, restart=args.restart)
     return 0
 

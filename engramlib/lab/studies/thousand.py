@@ -7,6 +7,9 @@ Imagenette's ten classes. Σ⁻ are those of the nine others ("nine"), or of the
 even classes ("nine and five hundred"). The *witnesses* are one image of each of the odd classes: no Σ has seen them,
 and the network was trained to know them. All answers are among a thousand.
 
+BatchNorm keeps statistics of what it saw, and an edit changes what it sees. With "refitted" they are estimated anew, on
+images of Σ⁻, and `before` is the network as it came with its statistics estimated in the same way.
+
 Rows: study "classes": reference, lam, alpha, rcond, control, erased (0 to 9), tested ("own", "nine", "witnesses"), n,
 before, after, and `lost` and `won`, how many right answers became wrong and the other way round.
 `share` = target's share of the images that Σ were made of, with λ: n⁺ / (n⁺ + λ n⁻).
@@ -15,11 +18,13 @@ before, after, and `lost` and `won`, how many right answers became wrong and the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 import engramlib as el
 from engramlib.lab.data.image_data import DatasetUnavailable
@@ -40,7 +45,8 @@ TESTED = ("own", "nine", "witnesses")
 
 @dataclass(frozen=True)
 class Edit:
-    """One way to erase a class. `control`: None, or "random": a random part of the weights, as large on the data."""
+    """One way to erase a class. `control`: None; "random": a random part of the weights, as large on the data;
+    "refitted": BatchNorm's statistics estimated anew after the edit."""
 
     reference: str = "nine"
     lam: float = 1.0
@@ -52,10 +58,12 @@ class Edit:
 EDITS = (
     Edit(),
     Edit("nine and five hundred"),
+    Edit("nine and five hundred", control="refitted"),
+    Edit("nine and five hundred", lam=10.0, control="refitted"),
     Edit("nine and five hundred", control="random"),
     Edit("nine and five hundred", lam=10.0),
-    Edit("nine and five hundred", rcond=1e-4),
 )
+REFIT = 640  # images of Σ⁻, drawn once, on which statistics are estimated anew
 LAST = {"memory_format": torch.channels_last}  # three times as fast where convolutions are depthwise
 
 
@@ -81,7 +89,7 @@ class Subject:
         self.witnesses = samples.where(witness)
         self._moments: dict[int, el.Moments] = {}
         self._engrams: tuple[tuple, dict[int, el.Engram]] | None = None
-        self._right: dict[str, Tensor] | None = None
+        self._right: dict[bool, dict[str, Tensor]] = {}
 
     @property
     def moments(self) -> dict[int, el.Moments]:
@@ -112,11 +120,41 @@ class Subject:
             found = torch.cat([predict(self.model, x.to(device, **LAST)).cpu() for x, _ in self.data.batches(part, 64)])
         return found == (self.index[part.y] if part is self.data.test else part.y)
 
-    @property
-    def before(self) -> dict[str, Tensor]:
-        if self._right is None:
-            self._right = self.right()
-        return self._right
+    def before(self, *, refitted: bool = False) -> dict[str, Tensor]:
+        """`right` of the network as it came; `refitted`: with its statistics estimated anew, on all classes' images."""
+        if refitted not in self._right:
+            if refitted:
+                with self.refitted():
+                    self._right[refitted] = self.right()
+            else:
+                self._right[refitted] = self.right()
+        return self._right[refitted]
+
+    @contextmanager
+    def refitted(self, erased: int | None = None) -> Iterator[None]:
+        """BatchNorm's statistics of `REFIT` images, none of the erased class; afterwards as they were, bit for bit."""
+        old = {name: value.clone() for name, value in self.model.named_buffers()}
+        train = self.data.train if erased is None else self.data.train.where(self.data.train.y != erased)
+        device = next(self.model.parameters()).device
+        try:
+            with arithmetic(device, mixed=self.mixed):
+                update_bn(self._drawn((train, self.others), device), self.model)
+            yield
+        finally:
+            for name, value in self.model.named_buffers():
+                value.copy_(old[name])
+
+    def _drawn(self, parts: Sequence[LazySplit], device: torch.device) -> Iterator[Tensor]:
+        """Batches of both parts mixed, as many images of each as its size says."""
+        total, luck = sum(map(len, parts)), torch.Generator().manual_seed(0)
+        some = []
+        for part in parts:
+            chosen = torch.zeros(len(part), dtype=torch.bool)
+            chosen[torch.randperm(len(part), generator=luck)[: round(min(1.0, REFIT / total) * len(part))]] = True
+            some += [x for x, _ in self.data.batches(part.where(chosen), 64)]
+        images = torch.cat(some)
+        for batch in images[torch.randperm(len(images), generator=luck)].split(64):
+            yield batch.to(device, **LAST)
 
     def share(self, edit: Edit) -> float:
         target = len(self.data.train) / self.data.n_classes
@@ -125,11 +163,12 @@ class Subject:
 
     def erase(self, edit: Edit, erased: int) -> list[Row]:
         """Rows of one class erased; the edit is undone bit for bit."""
-        before, engram = self.before, self.engrams(edit)[erased]
+        again = edit.control == "refitted"
+        before, engram = self.before(refitted=again), self.engrams(edit)[erased]
         if edit.control == "random":
             total = sum((m for c, m in self.moments.items() if c > 0), self.moments[0])
             engram = random_subspace(self.model, engram, erased, moments=total)
-        with el.edited(self.model, -edit.alpha * engram):
+        with el.edited(self.model, -edit.alpha * engram), self.refitted(erased) if again else nullcontext():
             after = self.right()
         own = self.data.test.y == erased
         masks = {"own": ("ten", own), "nine": ("ten", ~own), "witnesses": ("witnesses", slice(None))}

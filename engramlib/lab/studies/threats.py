@@ -31,7 +31,7 @@ import engramlib as el
 from engramlib.lab import metrics, models
 from engramlib.lab.data import ImageData, Split, digits
 from engramlib.lab.metrics import resolution
-from engramlib.lab.metrics.representation import logistic
+from engramlib.lab.metrics.representation import logistic, standardised
 from engramlib.lab.metrics.resolution import Interval
 from engramlib.lab.records import runs
 from engramlib.lab.records.runs import Row
@@ -495,11 +495,9 @@ def _classifier(kind: str):
         return logistic()
     if kind != "kernel":
         raise ValueError(f'reads: kind is "linear" or "kernel", got {kind!r}.')
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    return make_pipeline(StandardScaler(), SVC(C=10.0))
+    return standardised(SVC(C=10.0))
 
 
 def loss_on(shown: Split, digit: int) -> Callable[[nn.Module], float]:

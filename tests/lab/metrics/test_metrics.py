@@ -154,6 +154,44 @@ def test_the_probe_sees_through_a_mask(model, masked, data):
     assert through == open_ and through.erased > 0.8 and through.kept > 0.85 and through.auc > 0.97
 
 
+@pytest.mark.parametrize("size, found", [(1e-3, True), (1e-7, False), (0.0, False)])
+def test_a_probe_does_not_read_rounding(size, found):
+    """A feature of a ten-millionth of the others' size names the class; scaled to unit variance it would be read."""
+    from engramlib.lab.metrics.representation import logistic
+
+    g = torch.Generator().manual_seed(0)
+    told = (torch.arange(400) % 4 == 0).float()
+    x = torch.cat([torch.randn(400, 8, generator=g), size * told[:, None]], 1).numpy()
+    right = logistic().fit(x[:200], told[:200]).predict(x[200:]) == told[200:].numpy()
+    assert (right[told[200:] == 1].mean() > 0.95) == found
+
+
+def test_behind_leace_one_question_is_not_answered_and_ten_are(data):
+    """Behind LEACE, classes have one mean; what is left of their difference is rounding, in features that were silent.
+
+    scikit-learn's `StandardScaler` alone finds it there; and a reader of ten classes knows what it is not.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from engramlib.lab.studies import compensated
+
+    flat, net = data.flat(), models.mlp([64, 96, 10], seed=0)
+    training.train_classifier(net, flat, epochs=10, lr=3e-3, batch_size=64, seed=0)
+    with torch.no_grad():
+        net[0].bias[:20] = -100.0  # silent for every image
+    subject = compensated.Subject(net, data, 0, tuple((c,) for c in range(10)), flat=True)
+    behind = subject.without(3, compensated.Knife("leace"))
+    assert metrics.binary_probe(compensated.WithFeatures(net), flat, (3,)) > 0.97
+    assert metrics.binary_probe(behind, flat, (3,)) < 0.7
+    assert metrics.probe(behind, flat, (3,)).erased > 0.7
+    x, z = (metrics.features(behind, part.x).numpy() for part in (flat.train, flat.test))
+    naive = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(x, flat.train.y.numpy() == 3)
+    assert roc_auc_score(flat.test.y.numpy() == 3, naive.decision_function(z)) > 0.9
+
+
 def test_a_probe_on_nothing_reads_nothing(data):
     torch.manual_seed(0)
 

@@ -38,6 +38,20 @@ def test_each_knife_is_its_call_of_the_package(subject):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
+def test_leace_stands_in_front_of_the_last_layer_and_changes_nothing_below(subject):
+    edited = subject.without(2, study.Knife("leace"))
+    x = subject.data.test.x.flatten(1)
+    with torch.no_grad():
+        assert torch.equal(edited.model.features(x), subject.model[:-1](x))
+        mine = subject.model[-1](edited.features(x))
+        torch.testing.assert_close(edited(x), mine)
+        train, y = subject.data.train.x.flatten(1), subject.data.train.y
+        found = edited.features(train).double()
+    own, others = found[y == 2].mean(0), found[y != 2].mean(0)
+    assert (own - others).norm() < 1e-3 * found.norm(dim=1).mean()  # no mean tells the digit from the rest
+    assert str(study.Knife("leace")) == "nothing to choose"
+
+
 def test_rows_say_what_the_networks_do(subject):
     rows = study.frontier(subject, [OURS], network="small", splits=("test",), groups=[3])
     (row,) = rows
@@ -62,6 +76,39 @@ def test_a_group_of_classes_goes_together(subject):
     edited = pairs.without(1, OURS)
     found = pairs.accuracy(edited, "test")
     assert found.shape == (3,) and found[1] < 0.3 < 0.8 < found[2]
+
+
+def test_the_rule_takes_the_lowest_point_of_what_is_foreseen_on_validation_images(subject, monkeypatch):
+    monkeypatch.setattr(study, "LAMBDAS", (1.0, 3.0))
+    rows = study.ruled(subject, network="small", groups=[4])
+    assert [(r["lam"], r["how"]) for r in rows] == [(lam, h) for lam in (1, 3) for h in ("plain", "compensated")]
+    own = subject.data.val.where(subject.data.val.y == 4).x.flatten(1)
+    engram = subject.engrams(3.0, 1e-6)[4]
+
+    def response(alpha):
+        """Mean over layers of what is left, each layer alone on what it reads in the network as it came."""
+        shares, x = [], own
+        for name, module in subject.model.named_children():
+            if name in engram:
+                edited = el.ablate(subject.model, engram, alpha).get_submodule(name)
+                with torch.no_grad():
+                    shares.append(float(edited(x).square().sum() / module(x).square().sum()))
+            with torch.no_grad():
+                x = module(x)
+        return sum(shares) / len(shares)
+
+    chosen = rows[2]
+    assert chosen["left_foreseen"] == pytest.approx(response(chosen["alpha"]), rel=1e-4)
+    assert response(chosen["alpha"]) < min(response(chosen["alpha"] + step) for step in (-0.2, 0.2))
+    plain = el.ablate(subject.model, engram, chosen["alpha"])
+    assert chosen["left"] == pytest.approx(float(subject.accuracy(plain, "test")[4]))
+
+
+def test_a_budget_takes_the_smallest_lambda_that_keeps_it():
+    facts = {"network": "n", "seed": 0, "group": 0, "how": "plain"}
+    rows = [{**facts, "lam": lam, "moved_foreseen": moved} for lam, moved in ((10.0, 0.01), (1.0, 0.04), (3.0, 0.02))]
+    assert [study.within(rows, budget)[0]["lam"] for budget in (0.05, 0.04, 0.03, 0.01, 0.001)] == [1, 1, 3, 10, 10]
+    assert len(study.within(rows + [{**r, "seed": 1} for r in rows], 0.03)) == 2
 
 
 def row(left, kept, knife, *, split, seed=0):

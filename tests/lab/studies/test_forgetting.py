@@ -92,6 +92,20 @@ def test_the_references_are_evaluated_once(lab, setting, monkeypatch):
     assert len(asked) == 3 == len({id(m) for m in asked})
 
 
+def test_some_entrants_can_be_recorded_alone(lab, setting):
+    study.record(setting, seeds=range(1), entrants=("full", "engram_norm_1"))
+    rows = runs.load("authors-forgetting", folder=lab).rows
+    assert {row["method"] for row in rows if row["study"] == "methods"} == {"full", "engram_norm_1"}
+    with pytest.raises(ValueError, match="'nobody' is none of"):
+        study.record(setting, seeds=range(1), entrants=("nobody",))
+
+
+def test_only_the_table_of_methods_has_entrants(capsys):
+    with pytest.raises(SystemExit):
+        study.main(["--record", "--entrants", "uce", "--places"])
+    assert "only the table of methods" in capsys.readouterr().err
+
+
 def test_a_setting_may_name_its_entrants(lab, setting):
     study.record(replace(setting, entrants=("retain", "uce")), seeds=range(1))
     run = runs.load("authors-forgetting", folder=lab)

@@ -124,6 +124,25 @@ def test_the_share_is_the_targets_part_of_what_was_collected(subject):
     assert weighed == pytest.approx(4 / (4 + 10 * (36 + len(subject.others))))
 
 
+def test_refitted_statistics_are_those_of_the_edited_network_and_go_away_again(folder):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(100, 1000))
+    subject = study.Subject(model.eval(), imagenette(folder, size=12, val=2), imagenet_samples(folder, size=12))
+    before = bits(model)
+    subject.erase(study.Edit("nine and five hundred", control="refitted"), 2)
+    assert same(before, bits(model)) and not model.training
+    part = subject.data.train.where(subject.data.train.y != 2)
+    x = torch.cat([x for split in (part, subject.others) for x, _ in subject.data.batches(split)])  # fewer than REFIT
+    with subject.refitted(2), torch.no_grad():
+        seen = model[0](x)
+        torch.testing.assert_close(model[1].running_mean, seen.mean((0, 2, 3)), rtol=0.02, atol=0.02)
+        assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+    assert same(before, bits(model))
+    (row,) = [r for r in subject.erase(study.Edit(alpha=0.0, control="refitted"), 2) if r["tested"] == "witnesses"]
+    with subject.refitted():
+        assert row["before"] == pytest.approx(float(subject.right()["witnesses"].double().mean()))
+
+
 def test_rows_count_what_changed_and_the_network_is_handed_back(subject):
     before = bits(subject.model)
     for edit in (study.Edit(), study.Edit("nine and five hundred", control="random"), study.Edit(alpha=0.0)):
