@@ -22,7 +22,7 @@ def celeba(root: str | Path | None = None, *, size: int = 64, limit: int | None 
 
     Splits are those of the partition file, officially 162,770 / 19,867 / 19,962. Of each image of 178 x 218 pixels the
     middle 140 x 140 are scaled to `size`, as for the Wasserstein autoencoder, and of images of another size the same
-    share: 70 x 70 of 89 x 109. `identity` is empty.
+    share: 70 x 70 of 89 x 109, and the name says "CelebA, half size". `identity` is empty.
 
     Args:
         root: the folder that holds `img_align_celeba/*.jpg`, `list_attr_celeba.txt` and `list_eval_partition.txt`, or
@@ -64,7 +64,8 @@ def celeba(root: str | Path | None = None, *, size: int = 64, limit: int | None 
         attributes = torch.from_numpy(np.stack([flags[file] for file in files]))
         return AttributeSplit(torch.from_numpy(images), attributes, torch.empty(len(files), 0))
 
-    return AttributeData("CelebA", names, (3, size, size), *map(part, range(len(SPLITS))))
+    splits = [part(number) for number in range(len(SPLITS))]
+    return AttributeData(_name(folder, part_of), names, (3, size, size), *splits)
 
 
 def _find(root: str | Path | None) -> Path:
@@ -86,6 +87,14 @@ def _find(root: str | Path | None) -> Path:
         f"{PARTITION_FILE} from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, unpack the zip, and set ENGRAM_DATA "
         "to the folder that holds all three. The chapters run without it: on generated faces."
     )
+
+
+def _name(folder: Path, part_of: dict[str, int]) -> str:
+    from PIL import Image
+
+    with Image.open(folder / IMAGES / next(iter(part_of))) as image:
+        share = image.width / WIDTH
+    return "CelebA" if share == 1 else "CelebA, half size" if share == 0.5 else f"CelebA, {share:.0%} size"
 
 
 def _attributes(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
