@@ -26,6 +26,7 @@ each of `done`, `added` with `_low`, `_high`: the middle 95 % over resampled fac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -547,7 +548,8 @@ def summary(rows: list[Row]) -> dict[str, list[Row]]:
     """The edits of the test faces, over the attributes: mean over the seeds."""
     edits = runs.select(rows, {"study": "edits"})
     found = {value: pooled(edits, value, ("method",)) for value in ("done", "added")}
-    found |= {value: means(edits, value, ("method",)) for value in ("damage", "recognised", "pixels", "kept")}
+    known = [v for v in ("damage", "recognised", "pixels", "kept") if any(math.isfinite(row[v]) for row in edits)]
+    found |= {value: means(edits, value, ("method",)) for value in known}
     return {"edits": [{"method": k[0], **{v: round(found[v][k], 3) for v in found}} for k in found["done"]]}
 
 
