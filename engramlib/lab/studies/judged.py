@@ -548,7 +548,8 @@ def summary(rows: list[Row]) -> dict[str, list[Row]]:
     """The edits of the test faces, over the attributes: mean over the seeds."""
     edits = runs.select(rows, {"study": "edits"})
     found = {value: pooled(edits, value, ("method",)) for value in ("done", "added")}
-    known = [v for v in ("damage", "recognised", "pixels", "kept") if any(math.isfinite(row[v]) for row in edits)]
+    known = ["damage", "recognised", "pixels"]
+    known += ["kept"] * any(row["kept"] is not None and math.isfinite(row["kept"]) for row in edits)
     found |= {value: means(edits, value, ("method",)) for value in known}
     return {"edits": [{"method": k[0], **{v: round(found[v][k], 3) for v in found}} for k in found["done"]]}
 
