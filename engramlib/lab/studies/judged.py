@@ -73,11 +73,11 @@ class Settings(recording.Settings):
     rcond: float = 1e-3
     lams: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0)
     alphas: tuple[float, ...] = (1.0, 2.0, 3.0)
-    layers: tuple[str, ...] = ("all", "to_code")
+    layers: tuple[str, ...] = ("all",)
     mirrored: bool = False
-    most: Mapping[str, int] = field(default_factory=lambda: {"val": 40, "test": 100})
+    most: Mapping[str, int] = field(default_factory=lambda: {"val": 40, "test": 80})
     judge_widths: tuple[int, ...] = (24, 48, 96, 128)
-    judge_epochs: int = 12
+    judge_epochs: int = 10
     judge_lr: float = 3e-3
 
 
@@ -86,7 +86,7 @@ CELEBA = Settings(
     pairs=(("Eyeglasses", "Wearing_Hat"), ("Goatee", "Bangs")),
     widths=(32, 64, 128, 64),
     latent=128,
-    epochs=10,
+    epochs=8,
     lr=2e-3,
     mirrored=True,
 )
@@ -242,7 +242,9 @@ def look(judge: Judge, x: Tensor, edited: Sequence[int], *, batch_size: int = 25
     """`edited`: the columns whose directions are taken out of the features, which then are scaled to length 1."""
     device = judge.mean.device
     with evaluating(judge):
-        features = torch.cat([judge.features(b.to(device)) for b in x.clamp(0, 1).split(batch_size)])
+        with arithmetic(device, mixed=True):  # as it was trained
+            parts = [judge.features(b.to(device)).float() for b in x.clamp(0, 1).split(batch_size)]
+        features = torch.cat(parts)
         logits = judge.head(features).double().cpu()
     basis = torch.linalg.qr(judge.head.weight[list(edited)].double().T.cpu()).Q
     features = features.double().cpu()
@@ -459,6 +461,12 @@ def pooled(rows: Iterable[Row], value: str, by: Sequence[str] = ()) -> dict[tupl
     return {key: went / way for key, (went, way) in sums.items()}
 
 
+def each_seed(rows: Iterable[Row], value: str) -> list[float]:
+    """One number a network, over the attributes: `pooled` for `done` and `added`, the mean of other values."""
+    found = (pooled if value in ("done", "added") else means)(rows, value, ("seed",))
+    return [found[key] for key in sorted(found)]
+
+
 def run(data: AttributeData, settings: Settings, seed: int, *, device: str | torch.device = "cpu") -> list[Row]:
     """All parts of the study for one autoencoder and one judge."""
     shares, names = parts_of(data, mirrored=settings.mirrored), settings.attributes
@@ -513,24 +521,20 @@ def run(data: AttributeData, settings: Settings, seed: int, *, device: str | tor
                 by_truth += attributes.score(draw, marks[0][name], seed=0, attribute=name, method=method)
         for method in ("engram, paper's", "engram, chosen", "code eraser"):
             rows += test.shifts(drawn[method], name, study="shifts", seed=seed, method=method)
-        for label in ("paper's", "chosen"):
-            where, lam, full = settled[label]
-            known = {0.0: drawn["nothing"], 1.0: drawn[f"engram, {label}"]}
-            for alpha in ALPHAS:
-                draw = known.get(alpha) or edit(model, engram_of(name, lam, where), alpha * full)
-                how = {"study": "strengths", "seed": seed, "setting": label, "alpha": round(alpha, 4)}
-                rows.append(test.score(draw, name, **how))
+        known = {0.0: drawn["nothing"], 1.0: drawn["engram, paper's"]}
+        for alpha in ALPHAS:
+            draw = known.get(alpha) or edit(model, engram_of(name, 1.0, "all"), alpha)
+            rows.append(test.score(draw, name, study="strengths", seed=seed, alpha=round(alpha, 4)))
 
     if marks:
         rows += [{**row, "study": "truth", "seed": seed} for row in attributes.relative(by_truth, *marks[1:])]
 
-    for label in ("paper's", "chosen"):
-        where, lam, alpha = settled[label]
-        for a, b in settings.pairs:
-            one, two = (engram_of(name, lam, where) for name in (a, b))
-            for what, e in {"A": one, "B": two, "A + B": one + two, "A - B": one + -1.0 * two}.items():
-                how = {"study": "two", "seed": seed, "setting": label, "pair": f"{a}, {b}", "subtracted": what}
-                rows += [test.score(edit(model, e, alpha), name, **how) for name in (a, b)]
+    where, lam, alpha = settled["chosen"]
+    for a, b in settings.pairs:
+        one, two = (engram_of(name, lam, where) for name in (a, b))
+        for what, e in {"A": one, "B": two, "A + B": one + two, "A - B": one + -1.0 * two}.items():
+            how = {"study": "two", "seed": seed, "pair": f"{a}, {b}", "subtracted": what}
+            rows += [test.score(edit(model, e, alpha), name, **how) for name in (a, b)]
     return rows
 
 

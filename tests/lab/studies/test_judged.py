@@ -30,7 +30,7 @@ SMALL = replace(
 )
 
 
-def photographs(n: int = 960) -> AttributeData:
+def photographs(n: int = 1440) -> AttributeData:
     """As `celeba` returns them: no renderer, no identity."""
     drawn = faces(n, size=16)
     splits = [AttributeSplit(p.x, p.attributes, torch.empty(len(p), 0)) for p in (drawn.train, drawn.val, drawn.test)]
@@ -48,8 +48,8 @@ def shares(people):
 
 
 @pytest.fixture(scope="module")
-def judge(shares):
-    return judged.train_judge(shares.judge, SMALL, 1000)
+def judge(shares, model):
+    return judged.train_judge(shares.judge, SMALL, 1000, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,9 @@ def test_twins_agree_in_everything_else(people):
 
 def test_the_judge_sees_what_is_there(judge, bench):
     for name in SMALL.attributes:
-        assert bench.before(name, bench.photographs) > 0.9
+        assert bench.before(name, bench.photographs) > 0.8
     at = runs.select(bench.instrument(), {"source": "photographs", "attribute": "hat"})[0]
-    assert at["anybody"] > 0.9 and at["twins"] == bench.before("hat", bench.photographs)
+    assert at["anybody"] > 0.8 and at["twins"] == bench.before("hat", bench.photographs)
     seen = bench.photographs
     direction = judge.head.weight[bench.edited].double()
     assert float((seen.features @ direction.T).abs().max()) < 1e-4  # nothing is said of the edited attributes
@@ -121,8 +121,7 @@ def test_scores_know_nothing_and_everything(model, bench):
     assert still["done_low"] <= still["done"] <= still["done_high"]
     # a mean face for everybody: nothing is left to see, and nobody to recognise
     blank = bench.score(lambda x: model.mean.expand(len(x), -1, -1, -1).clone(), "hat")
-    assert blank["visible"] == blank["visible"] and abs(blank["pixels"] - blank["recognised"]) < 1
-    assert blank["recognised"] < 0.3 and blank["damage"] > 1
+    assert blank["done"] > 0.5 and blank["recognised"] < 0.3 and blank["damage"] > 1
     # somebody who draws photographs does no damage at all
     assert bench.score(lambda x: x, "hat")["damage"] == 0
 
@@ -136,12 +135,25 @@ def test_done_of_made_up_scores():
     found = judged._gone(table | {"new": low[:, 0], "worn": low + 2})
     assert found["visible"] == pytest.approx(0.5, abs=0.02) and found["done"] == pytest.approx(1, abs=0.04)
     assert found["added"] == 1.0
-    assert found["done_low"] < found["done"] < found["done_high"]
+    generator = torch.Generator().manual_seed(1)
+    scores = {"old": 2.0, "new": 1.0, "twins": 0.0, "worn": 1.0}
+    table = {
+        key: shift + torch.randn(*((n,) if key in ("old", "new") else (n, 2)), generator=generator)
+        for key, shift in scores.items()
+    }
+    found = judged._gone(table)
+    for value in ("done", "added"):
+        assert 0 < found[f"{value}_low"] < found[value] < found[f"{value}_high"] < 1.1
 
 
 def test_pooled_adds_ways_before_dividing():
     rows = [{"m": 1, "before": 0.9, "done": 0.5}, {"m": 1, "before": 0.6, "done": -1.0}]
     assert judged.pooled(rows, "done", ("m",)) == {(1,): pytest.approx((0.2 - 0.1) / 0.5)}
+    rows = [
+        {**row, "seed": seed, "damage": damage} for seed in (1, 0) for row, damage in zip(rows, (2, 4), strict=True)
+    ]
+    assert judged.each_seed(rows, "done") == [pytest.approx(0.2)] * 2
+    assert judged.each_seed(rows, "damage") == [3, 3]
 
 
 def test_pick_keeps_to_the_budget():
@@ -158,15 +170,13 @@ def test_a_run_has_all_parts_and_drawn_faces_their_truth():
     rows = judged.run(faces(480, size=16), replace(SMALL, epochs=2, judge_epochs=2), 3)
     assert {row["seed"] for row in rows} == {3}
     kinds = {row["study"] for row in rows}
-    assert kinds == {"network", "instrument", "frontier", "edits", "shifts", "truth", "strengths", "two"} - (
-        set() if runs.select(rows, {"study": "shifts"}) else {"shifts"}
-    )
+    assert kinds == {"network", "instrument", "frontier", "edits", "shifts", "truth", "strengths", "two"}
     edits = runs.select(rows, {"study": "edits", "attribute": "hat"})
     assert {row["method"] for row in edits} >= {"nothing", "engram, paper's", "random part, chosen", "code eraser"}
-    assert len(runs.select(rows, {"study": "strengths", "attribute": "hat"})) == 2 * len(judged.ALPHAS)
-    half = runs.select(rows, {"study": "strengths", "attribute": "hat", "setting": "paper's", "alpha": 1.0})[0]
+    assert len(runs.select(rows, {"study": "strengths", "attribute": "hat"})) == len(judged.ALPHAS)
+    strength = runs.select(rows, {"study": "strengths", "attribute": "hat", "alpha": 1.0})[0]
     full = runs.select(edits, {"method": "engram, paper's"})[0]
-    assert half["visible"] == full["visible"] and half["damage"] == full["damage"]
+    assert strength["visible"] == full["visible"] and strength["damage"] == full["damage"]
     truth = runs.select(rows, {"study": "truth", "method": "nothing", "question": "remove"})
     assert all(row["went"] == pytest.approx(0, abs=1e-6) for row in truth)
     names = [line["method"] for line in judged.summary(rows)["edits"]]
@@ -176,7 +186,7 @@ def test_a_run_has_all_parts_and_drawn_faces_their_truth():
 def test_photographs_have_no_truth_and_the_sum_is_the_sum(people, model, judge):
     rows = judged.run(people, replace(SMALL, epochs=1, judge_epochs=1, most={"val": 5, "test": 8}), 0)
     assert not runs.select(rows, {"study": "truth"})
-    assert len(runs.select(rows, {"study": "two"})) == 2 * 4 * 2
+    assert len(runs.select(rows, {"study": "two"})) == 4 * 2
 
 
 def test_code_eraser_leaves_no_gap(model, shares):
