@@ -54,7 +54,7 @@ SHARES = (5, 2, 1)  # of eight training images: the autoencoder's, the judge's, 
 TWINS, GALLERY, RESAMPLED = 2, 100, 200
 ALPHAS = (-2 / 3, -1 / 3, 0.0, 1 / 3, 2 / 3, 1.0, 4 / 3)  # the paper's
 BUDGETS = {"gentle": 1.2, "chosen": 1.5}  # damage on validation faces, as for the drawn faces of chapter 12
-READ = 0.75  # `kept` counts attributes that the judge reads this well (as `visible`) off unedited drawings
+READ = 0.75  # an attribute counts where the judge reads it this well (as `visible`) off unedited drawings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -459,6 +459,12 @@ def pooled(rows: Iterable[Row], value: str, by: Sequence[str] = ()) -> dict[tupl
         total[0] += row[value] * way
         total[1] += way
     return {key: went / way for key, (went, way) in sums.items()}
+
+
+def counted(rows: Sequence[Row]) -> list[Row]:
+    """Rows of attributes that the judge reads off unedited drawings: `before` is at least `READ`, over the seeds."""
+    read = {name for (name,), before in means(rows, "before", ("attribute",)).items() if before >= READ}
+    return [row for row in rows if row["attribute"] in read]
 
 
 def each_seed(rows: Iterable[Row], value: str) -> list[float]:
