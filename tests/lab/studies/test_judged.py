@@ -197,7 +197,7 @@ def test_a_run_has_all_parts_and_drawn_faces_their_truth():
     assert names == list(dict.fromkeys(row["method"] for row in runs.select(rows, {"study": "edits"})))
 
 
-def test_photographs_have_no_truth_and_the_sum_is_the_sum(people, model, judge):
+def test_photographs_have_no_truth(people):
     rows = judged.run(people, replace(SMALL, epochs=1, judge_epochs=1, most={"val": 5, "test": 8}), 0)
     assert not runs.select(rows, {"study": "truth"})
     assert len(runs.select(rows, {"study": "two"})) == 4 * 2
