@@ -8,23 +8,26 @@ import numpy as np
 import torch
 
 from engramlib.lab.data._folders import folders as search_folders
+from engramlib.lab.data._folders import unpacked
 from engramlib.lab.data.attribute_data import AttributeData, AttributeSplit
 from engramlib.lab.data.image_data import SPLITS, DatasetUnavailable
 
 ATTRIBUTE_FILE, PARTITION_FILE, IMAGES = "list_attr_celeba.txt", "list_eval_partition.txt", "img_align_celeba"
-CROP = 140  # of 178 x 218 pixels, about the middle: the face (Tolstikhin et al. 2018)
+FOLDERS = ("celeba", "celeba-half")  # the second: the first 10,000 images at half size
+CROP, WIDTH = 140, 178  # of 178 x 218 pixels the middle 140 x 140: the face (Tolstikhin et al. 2018)
 
 
 def celeba(root: str | Path | None = None, *, size: int = 64, limit: int | None = 10_000) -> AttributeData:
     """CelebA's aligned faces, N x 3 x size x size in [0, 1], and their 40 attributes, N x 40 booleans.
 
-    Splits are the official ones, 162,770 / 19,867 / 19,962. Of each image the middle 140 x 140 pixels are scaled to
-    `size`, as for the Wasserstein autoencoder. `identity` is empty.
+    Splits are those of the partition file, officially 162,770 / 19,867 / 19,962. Of each image of 178 x 218 pixels the
+    middle 140 x 140 are scaled to `size`, as for the Wasserstein autoencoder, and of images of another size the same
+    share: 70 x 70 of 89 x 109, and the name says "CelebA, half size". `identity` is empty.
 
     Args:
         root: the folder that holds `img_align_celeba/*.jpg`, `list_attr_celeba.txt` and `list_eval_partition.txt`, or
-            `celeba/` with these; else the folder that the environment variable `ENGRAM_DATA` names, else
-            `~/.cache/engramlib`.
+            `celeba/` or `celeba-half/` with these, or a zip of that name, which is unpacked into `~/.cache/engramlib`;
+            else the folder that the environment variable `ENGRAM_DATA` names, else `~/.cache/engramlib`.
         size: pixels a side, 8 to 140.
         limit: the first `limit` images of `train`, and a fifth as many of `val` and of `test`. None = all.
 
@@ -61,12 +64,17 @@ def celeba(root: str | Path | None = None, *, size: int = 64, limit: int | None 
         attributes = torch.from_numpy(np.stack([flags[file] for file in files]))
         return AttributeSplit(torch.from_numpy(images), attributes, torch.empty(len(files), 0))
 
-    return AttributeData("CelebA", names, (3, size, size), *map(part, range(len(SPLITS))))
+    splits = [part(number) for number in range(len(SPLITS))]
+    return AttributeData(_name(folder, part_of), names, (3, size, size), *splits)
 
 
 def _find(root: str | Path | None) -> Path:
-    places = [place for folder in search_folders(root) for place in (folder / "celeba", folder)]
+    tops = search_folders(root)
+    zips = {top / name: top / f"{name}.zip" for top in tops for name in FOLDERS}
+    places = [place for top in tops for place in (*(top / name for name in FOLDERS), top)]
     for place in places:
+        if not (place / IMAGES).is_dir() and place in zips and zips[place].is_file():
+            place = unpacked("CelebA", zips[place])
         if (place / IMAGES).is_dir():
             missing = [file for file in (ATTRIBUTE_FILE, PARTITION_FILE) if not (place / file).is_file()]
             if missing:
@@ -79,6 +87,14 @@ def _find(root: str | Path | None) -> Path:
         f"{PARTITION_FILE} from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, unpack the zip, and set ENGRAM_DATA "
         "to the folder that holds all three. The chapters run without it: on generated faces."
     )
+
+
+def _name(folder: Path, part_of: dict[str, int]) -> str:
+    from PIL import Image
+
+    with Image.open(folder / IMAGES / next(iter(part_of))) as image:
+        share = image.width / WIDTH
+    return "CelebA" if share == 1 else "CelebA, half size" if share == 0.5 else f"CelebA, {share:.0%} size"
 
 
 def _attributes(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
@@ -118,8 +134,9 @@ def _pixels(path: Path, size: int) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            left, top = ((side - CROP) // 2 for side in image.size)
-            face = image.convert("RGB").crop((left, top, left + CROP, top + CROP))
+            crop = round(CROP * image.width / WIDTH)
+            left, top = ((side - crop) // 2 for side in image.size)
+            face = image.convert("RGB").crop((left, top, left + crop, top + crop))
     except OSError as error:
         raise DatasetUnavailable(f"CelebA: {path} cannot be read ({error}). Unpack {IMAGES}.zip again.") from error
     face = face.resize((size, size), Image.Resampling.BILINEAR)

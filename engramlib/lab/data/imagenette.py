@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from engramlib.lab.data._folders import folders as search_folders
+from engramlib.lab.data._folders import unpacked
 from engramlib.lab.data.image_data import DatasetUnavailable
 from engramlib.lab.data.imagenet import LazyImageData, LazySplit
 
@@ -117,28 +115,8 @@ def _find(what: str, names: Sequence[str], root: str | Path | None, remedy: str)
             if (top / name).is_dir():
                 return top / name
             if (top / f"{name}.zip").is_file():
-                return _unpacked(what, top / f"{name}.zip")
+                return unpacked(what, top / f"{name}.zip")
     raise DatasetUnavailable(
         f"{what}: no folder or zip {', '.join(names)} in {' or '.join(map(str, tops))}. {remedy} has the images; set "
         "ENGRAM_DATA to the folder that holds them. The chapters run without: on generated shapes."
     )
-
-
-def _unpacked(what: str, archive: Path) -> Path:
-    """The zip's folder in the cache: unpacked beside its name, and renamed when complete."""
-    target = Path("~/.cache/engramlib").expanduser() / archive.stem
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    side = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
-        with zipfile.ZipFile(archive) as files:
-            files.extractall(side)  # zipfile leaves no name outside of `side`
-        inner = list(side.iterdir())
-        (inner[0] if len(inner) == 1 and inner[0].is_dir() else side).replace(target)
-    except (OSError, zipfile.BadZipFile) as error:
-        if not target.is_dir():  # another process was faster otherwise
-            raise DatasetUnavailable(f"{what}: {archive} cannot be unpacked ({error}). Fetch it again.") from error
-    finally:
-        shutil.rmtree(side, ignore_errors=True)
-    return target

@@ -159,6 +159,13 @@ def _recovery(rows: list[Row], name: str) -> list[float]:
     return [(row[name] - row[f"{name}_after"]) / row[name] for row in sorted(rows, key=lambda row: row["seed"])]
 
 
+def _judged(rows: list[Row], name: str) -> list[float]:
+    """What a judge of photographs says of edits, over the attributes, one number a seed."""
+    from engramlib.lab.studies import judged
+
+    return judged.each_seed(judged.counted(rows), name)
+
+
 READERS: dict[str, Callable[[list[Row], str], list[float]]] = {
     "classwise": _classwise,
     "reconstruction": _reconstruction,
@@ -166,6 +173,7 @@ READERS: dict[str, Callable[[list[Row], str], list[float]]] = {
     "superclass": _superclass,
     "kind": _kind,
     "recovery": _recovery,
+    "judged": _judged,
 }
 
 

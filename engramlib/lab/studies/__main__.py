@@ -19,6 +19,7 @@ STUDIES = {
     "transformer": "chapter 11",
     "thousand": "chapter 11",
     "autoencoder": "chapter 12",
+    "judged": "chapter 12",
     "trained": "the language models of chapters 13 and 14",
     "forgetting": "chapters 13 and 14",
     "pretrained": "chapter 15",

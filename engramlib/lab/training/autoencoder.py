@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from engramlib.lab.training import loop
 from engramlib.lab.training.classifier import by_class
 from engramlib.lab.training.modes import evaluating
+from engramlib.lab.training.precision import arithmetic
 
 
 @dataclass
@@ -42,6 +43,7 @@ def train_autoencoder(
     batch_size: int,
     seed: int,
     x_val: torch.Tensor | None = None,
+    mixed: bool = False,
     progress: bool | None = None,
 ) -> History:
     """Train `model` in place to reproduce `x_train`: Adam on the mean squared error per pixel.
@@ -50,6 +52,7 @@ def train_autoencoder(
     `lr` is the peak of a one-cycle schedule (Smith and Topin 2019), which forgives a peak that is too high for a
     constant rate. `seed` fixes the order of the batches and the draws of the penalty; torch's own random
     state is left as it was. An incomplete last batch of an epoch is left out.
+    `mixed`: forward passes with bfloat16 products; weights, errors and the penalty stay float32.
     `progress`: None = a progress line, with the error so far, where somebody is there to watch; True or False =
     always or never. Works on the model's device. Raises `FloatingPointError` where the loss stops being a number.
     """
@@ -70,8 +73,10 @@ def train_autoencoder(
                 yield x[rows.to(device)]
 
     def step(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        code = model.encode(batch)
-        error = F.mse_loss(model.decode(code), batch)
+        with arithmetic(device, mixed=mixed):
+            code = model.encode(batch)
+            drawn = model.decode(code)
+        code, error = code.float(), F.mse_loss(drawn.float(), batch)
         if not penalised:
             return error, error
         penalty = model.penalty(code)

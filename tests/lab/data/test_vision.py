@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -245,12 +246,36 @@ def test_celeba_reads_the_official_files(tmp_path, monkeypatch, inside):
     data = celeba(size=16)
     assert [len(data.split(s)) for s in ("train", "val", "test")] == [12, 4, 3]
     assert data.attributes == ("Bald", "Smiling", "Young") and data.image_shape == (3, 16, 16)
+    assert data.name == "CelebA"
     assert data.test.attributes.tolist() == [[bool(n >> bit & 1) for bit in range(3)] for n in (17, 18, 19)]
     assert data.val.x.shape == (4, 3, 16, 16) and data.val.identity.shape == (4, 0)
     colour = data.val.x[0].mean(dim=(1, 2)) * 255  # number 13: all of it inside the crop
     assert torch.allclose(colour, torch.tensor([130.0, 128.0, 125.0]), atol=4)
     assert float(data.val.x.flatten(2).std(dim=2).max()) < 0.03
     assert torch.equal(data.has("Young", "val"), torch.tensor([n >> 2 & 1 == 1 for n in (13, 14, 15, 16)]))
+
+
+def test_celeba_at_half_size_and_from_a_zip(tmp_path, monkeypatch):
+    """The crop is the same share of a smaller photograph; a zip is unpacked into the cache, once."""
+    folder = tmp_path / "made" / "celeba-half"
+    _write_celeba(folder)
+    for file in (folder / "img_align_celeba").iterdir():
+        with Image.open(file) as image:
+            small = image.resize((89, 109), Image.Resampling.BOX)
+        small.save(file, quality=100, subsampling=0)
+    data = celeba(folder, size=16)
+    assert float(data.val.x.flatten(2).std(dim=2).max()) < 0.03  # no frame
+    assert data.name == "CelebA, half size"
+
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    (tmp_path / "zips").mkdir()
+    shutil.make_archive(str(tmp_path / "zips" / "celeba-half"), "zip", tmp_path / "made", "celeba-half")
+    again = celeba(tmp_path / "zips", size=16)
+    assert torch.equal(again.train.x, data.train.x)
+    assert (home / ".cache/engramlib/celeba-half/img_align_celeba").is_dir()
+    (tmp_path / "zips" / "celeba-half.zip").write_bytes(b"no zip")
+    assert torch.equal(celeba(tmp_path / "zips", size=16).train.x, data.train.x)
 
 
 def test_celeba_limit(tmp_path):
