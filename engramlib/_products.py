@@ -33,9 +33,11 @@ class Half:
         block: rows of a block.
         is_gram: whether it is known to be a sum of x xᵀ, because it was made as one.
         is_rounded: whether products in float32 are in it.
+        rows: X of few rows with XᵀX = Σ, for who multiplies with Σ; None = not known (:func:`remember`).
     """
 
     ndim = 2
+    rows: Tensor | None = None
 
     def __init__(self, flat: Tensor, width: int, block: int, is_gram: bool = True, is_rounded: bool = False) -> None:
         self.flat, self.width, self.block, self.is_gram, self.is_rounded = flat, width, block, is_gram, is_rounded
@@ -88,7 +90,8 @@ def entries(sigma: Tensor | Half) -> Tensor:
 
 def nbytes(sigma: Symmetric) -> int:
     """How much that is."""
-    return sigma.nbytes if isinstance(sigma, LowRank) else entries(sigma).nbytes
+    more = sigma.rows.nbytes if isinstance(sigma, Half) and sigma.rows is not None else 0
+    return sigma.nbytes if isinstance(sigma, LowRank) else entries(sigma).nbytes + more
 
 
 def resolved(sigma: Symmetric) -> float:
@@ -168,6 +171,8 @@ def add_outer(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool = F
         return
     device = works_at(columns, sigma)
     part = sigma
+    if isinstance(sigma, Half):
+        sigma.rows = None
     if device != sigma.device:
         nothing = torch.zeros_like(entries(sigma), device=device)
         part = sigma.like(nothing) if isinstance(sigma, Half) else nothing
@@ -208,6 +213,7 @@ def add_product(sigma: Tensor | Half, columns: Tensor, absorbed: bool, exact: bo
 def add_whole(sigma: Tensor | Half, part: Tensor) -> None:
     """Σ += a symmetric matrix that was made elsewhere."""
     if isinstance(sigma, Half):
+        sigma.rows = None
         sigma.is_rounded |= part.dtype != sigma.dtype
         for start, stop, rows in sigma.blocks():
             rows += part[start:stop, start:].to(rows.device)
@@ -221,8 +227,10 @@ def in_range(x: Tensor) -> bool:
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether there is no NaN or infinity, in a tenth of the time of looking at each."""
-    return not (x.is_floating_point() and x.numel()) or bool(largest(x).isfinite())
+    """Whether there is no NaN or infinity, in a tenth of the time of looking at each; a sum is finite only then."""
+    if not (x.is_floating_point() and x.numel()) or (x.itemsize >= 4 and bool(x.sum().isfinite())):
+        return True
+    return bool(largest(x).isfinite())
 
 
 def largest(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from engramlib._checking import check_reading
 from engramlib._examples import Examples, lead_of, watch
 from engramlib._products import Half, Symmetric, full_precision, works_at
 from engramlib.layers import Layer
-from engramlib.lowrank import LowRank
+from engramlib.lowrank import LowRank, remember
 from engramlib.moments import Identity, Moments
 
 # Columns are widened to float64 a piece at a time, so that the copy stays small beside the activations themselves.
@@ -246,14 +246,15 @@ class Recorder:
         if concept not in running.sigma:
             running.sigma[concept] = self.zeros(layer, x.device)
             running.count[concept] = 0
-        for part in self.parts(running, concept, x):
+        for part in self.parts(running, concept, layer, x):
             self.add_part(running, concept, layer, part)
 
-    def parts(self, running: Running, concept: Hashable, x: Tensor) -> list[Tensor]:
-        """``x`` in parts of about equal size: of some bytes, and where products are in float32, of some pixels."""
+    def parts(self, running: Running, concept: Hashable, layer: Layer, x: Tensor) -> list[Tensor]:
+        """``x`` in parts of about equal size: of some bytes; images, where products are in float32, of some pixels."""
         sigma, each = running.sigma[concept], max(1, x[:1].numel())
         step = _PIECE_BYTES // (each * sigma.dtype.itemsize)
-        if x.ndim > 2 and not running.exact and _products.in_float32(x, sigma):
+        images = x.ndim > 2 and layer.kind.example_ndim(layer.module) is not None
+        if images and not running.exact and _products.in_float32(x, sigma):
             step = min(step, _PIXELS * x.shape[1] // each)
         return list(x.tensor_split(-(-len(x) // max(1, step))))
 
@@ -320,7 +321,10 @@ class Recorder:
         if not concepts and not part:
             raise ValueError("concepts: no example belongs to any" if by_concept else "rows: no example was chosen")
         for running in set(self.sums.values()):
+            waiting = dict(running.kept)
             running.flush()
+            for concept, rows in waiting.items():
+                remember(running.sigma[concept], rows, running.count[concept], running.absorbed)
             for sigma in running.sigma.values():
                 if isinstance(sigma, LowRank):
                     sigma.settled()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from engramlib._products import Symmetric, as_tensor
 from engramlib.moments import check_sigma
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class Inverse(NamedTuple):
             return None
         return (delta.double() if self.units is None else delta.double() / self.units.unsqueeze(-2)) @ self.lost
 
-    def share_lost(self, heard: Tensor, plus: Tensor, whole: float) -> float:
+    def share_lost(self, heard: Tensor, plus: Symmetric, whole: float) -> float:
         """‖ΔW(1 − Π)X⁺‖² / ‖ΔW X⁺‖²: how much of the target's response, ``whole``, lies in directions that were cut.
 
         An upper bound of it where that is below a tenth: Σ⁺ ≤ Σ⁺ + λΣ⁻, whose eigenvalues are known.
@@ -166,7 +167,7 @@ class Inverse(NamedTuple):
         bound = float((heard.square().sum(-2) * self.values.clamp_min(0)).sum())
         if bound <= 0.1 * whole:
             return bound / whole
-        inner = self.lost.mT @ scaled(plus, self.units) @ self.lost
+        inner = self.lost.mT @ scaled(as_tensor(plus).to(self.lost), self.units) @ self.lost
         return float((heard @ inner * heard).sum()) / whole
 
 
