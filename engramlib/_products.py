@@ -161,10 +161,11 @@ def zeros(
     return torch.zeros((width, width) if groups is None else (groups, width, width), dtype=dtype, device=device)
 
 
-def add_outer(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool = False) -> None:
+def add_outer(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool = False, fits: bool = False) -> None:
     """Σ += XᵀX on and above the block diagonal, for X with a column per row, and a 1 behind it if ``absorbed``.
 
-    ``exact``: products are made in the precision of the sums whatever their width.
+    ``exact``: products are made in the precision of the sums whatever their width. ``fits``: the columns are entries of
+    what is :func:`in_range`.
     """
     if isinstance(sigma, LowRank):
         sigma.add(columns, absorbed)
@@ -176,17 +177,17 @@ def add_outer(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool = F
     if device != sigma.device:
         nothing = torch.zeros_like(entries(sigma), device=device)
         part = sigma.like(nothing) if isinstance(sigma, Half) else nothing
-    add_product(part, columns, absorbed, exact)
+    add_product(part, columns, absorbed, exact, fits)
     if part is not sigma:
         entries(sigma).add_(entries(part).to(sigma.device))
         if isinstance(sigma, Half) and isinstance(part, Half):
             sigma.is_rounded |= part.is_rounded
 
 
-def add_product(sigma: Tensor | Half, columns: Tensor, absorbed: bool, exact: bool = False) -> None:
+def add_product(sigma: Tensor | Half, columns: Tensor, absorbed: bool, exact: bool = False, fits: bool = False) -> None:
     if not exact and isinstance(sigma, Half) and in_float32(columns, sigma):
         for x in columns.split(ROWS):
-            _add_float32(sigma, x.to(sigma.device, torch.float32), absorbed)
+            _add_float32(sigma, x.to(sigma.device, torch.float32), absorbed, fits)
         return
     *groups, n, d = columns.shape
     # A copy in the layout that the columns come in (patches lie side by side, tokens below each other).
@@ -235,7 +236,7 @@ def all_finite(x: Tensor) -> bool:
 
 def largest(x: Tensor) -> Tensor:
     """The largest absolute entry; NaN if there is one."""
-    low, high = x.aminmax()
+    low, high = (x.mT if x.ndim > 1 and x.stride(-2) == 1 else x).aminmax()  # in order, or it makes a copy first
     return torch.maximum(-low, high)
 
 
@@ -249,10 +250,10 @@ def in_float32(columns: Tensor, sigma: Symmetric) -> bool:
     return fits and sigma.dtype == torch.float64
 
 
-def _add_float32(sigma: Half, x: Tensor, absorbed: bool) -> None:
+def _add_float32(sigma: Half, x: Tensor, absorbed: bool, fits: bool) -> None:
     sigma.is_rounded = True
     scale: Tensor | None = None
-    if x.device.type != "cpu" or not in_range(x):
+    if not fits and (x.device.type != "cpu" or not in_range(x)):
         # By a power of two, which rounds nothing; zeros and NaN stay what they are.
         scale = torch.exp2(-torch.floor(torch.log2(largest(x).double().clamp(1e-38, 3e38))))
         x = x * scale.float()

@@ -43,14 +43,14 @@ class Running:
         self.kept: dict[Hashable, list[Tensor]] = {}
         self.open: Arrival | None = None  # the tensor that some members have read and others still should
 
-    def add(self, concept: Hashable, columns: Tensor) -> None:
+    def add(self, concept: Hashable, columns: Tensor, fits: bool) -> None:
         """Count ``columns``, (n, d) or (groups, n, d), towards ``concept``, whose Σ is there already."""
         self.count[concept] += columns.shape[-2]
         sigma = self.sigma[concept]
         near = works_at(columns, sigma) == sigma.device
         enough = _ENOUGH if near else max(_ENOUGH, columns.shape[-1])
         if columns.ndim == 3 or columns.shape[0] >= enough:
-            _products.add_outer(sigma, columns, self.absorbed, self.exact)
+            _products.add_outer(sigma, columns, self.absorbed, self.exact, fits)
             return
         kept = self.kept.setdefault(concept, [])
         kept.append(columns.clone())  # the model may overwrite its activations, and a part would keep all alive
@@ -262,7 +262,7 @@ class Recorder:
         sigma = running.sigma[concept]
         if isinstance(sigma, LowRank):  # made of columns, one by one
             for columns in pieces(layer, x, sigma):
-                running.add(concept, columns)
+                running.add(concept, columns, False)
             return
         narrow = not running.exact and _products.in_float32(x, sigma) and _products.in_range(x)
         dtype = torch.float32 if narrow else sigma.dtype
@@ -274,7 +274,7 @@ class Recorder:
         for columns in pieces(layer, x, sigma):
             if columns.shape[-1] + running.absorbed != sigma.shape[-1]:
                 raise ValueError(f"layer {layer.name!r} cannot read an input of shape {tuple(x.shape)}")
-            running.add(concept, columns)
+            running.add(concept, columns, narrow)
 
     def laid(self, layer: Layer, x: Tensor, routed: tuple[Tensor, int] | None) -> tuple[Tensor | None, int] | None:
         """The labels of the first dimensions of ``x``, as one list, and of how many; None = not known yet.
