@@ -180,11 +180,23 @@ def nothing_is_cut(sigma: Float[Tensor, "*groups d d"], rcond: float) -> bool:
     """
     size = torch.minimum(sigma.flatten(-2).norm(dim=-1), sigma.abs().sum(-1).amax(-1))
     floor = (max(rcond, 1e-10) + 4 * sigma.shape[-1] * torch.finfo(sigma.dtype).eps) * size
-    lifted = sigma.clone()
+    lifted = _roomy(sigma)
     diagonal = lifted.diagonal(dim1=-2, dim2=-1)
-    diagonal -= floor.unsqueeze(-1)
+    diagonal[..., : sigma.shape[-1]] -= floor.unsqueeze(-1)
     # An input that is never used is seen without a factorisation.
     return bool((diagonal > 0).all()) and not bool(torch.linalg.cholesky_ex(lifted).info.any())
+
+
+def _roomy(sigma: Tensor) -> Tensor:
+    """A copy of Σ, with eight more coordinates of variance 1 where its width is a multiple of 256.
+
+    Rows that lie a multiple of 2 kB apart share few places of the cache: a Cholesky factorisation of width 512, 1,024
+    or 1,536, as networks have them, takes twice as long as one of eight more. What is added touches nothing else.
+    """
+    d = sigma.shape[-1]
+    wide = torch.nn.functional.pad(sigma, (0, more := 0 if d % 256 else 8, 0, more))
+    wide.diagonal(dim1=-2, dim2=-1)[..., d:] = 1.0
+    return wide
 
 
 def is_easy(sigma: Float[Tensor, "*groups d d"]) -> bool:
@@ -218,7 +230,8 @@ def inverses(
     units = units_of(sigma, balance)
     work = scaled(sigma, units)
     if nothing_is_cut(work, max(rconds)):
-        matrix = scaled(torch.cholesky_inverse(torch.linalg.cholesky(work)), units)
+        d = work.shape[-1]
+        matrix = scaled(torch.cholesky_inverse(torch.linalg.cholesky(_roomy(work)))[..., :d, :d], units)
         whole = Inverse(matrix, units, is_easy=is_easy(work))
         yield from (whole for _ in rconds)
         return
