@@ -291,8 +291,8 @@ def _shift(targets: list[Target], strengths: Mapping[str, float], start: list[Te
     """Each parameter becomes its ``start`` and the change, added in the wider dtype and rounded once."""
     with torch.no_grad():
         for (parameter, change, layer, which), value in zip(targets, start, strict=True):
-            wide = torch.promote_types(parameter.dtype, change.dtype)
-            fine = value is not parameter or all_finite(value)  # that one is overwritten; a copy can be asked later
+            # A start that is the parameter itself is overwritten; a copy can be asked later, if there is reason to.
+            wide, fine = torch.promote_types(parameter.dtype, change.dtype), value is not parameter or all_finite(value)
             # One that float32 cannot hold is infinite there, and the sum not finite.
             alpha = float(
                 torch.tensor(strengths[layer.name], dtype=torch.promote_types(wide, torch.float32), device="cpu")

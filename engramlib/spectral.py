@@ -119,7 +119,8 @@ def check_semidefinite(sigma: Float[Tensor, "*groups d d"], size: Float[Tensor, 
     A Cholesky factorisation of Σ plus that much on the diagonal, d³/3, where the eigenvalues would cost 9 d³.
     """
     allowed = (rounding(dtype) * size.double() + torch.finfo(torch.float64).tiny).reshape(-1, 1)
-    lifted = sigma.double() + torch.diag_embed(allowed.expand(-1, sigma.shape[-1])).reshape(sigma.shape)
+    lifted = _roomy(sigma.double())
+    lifted.diagonal(dim1=-2, dim2=-1)[...] += allowed.reshape(*sigma.shape[:-2], 1)
     if bool((torch.linalg.cholesky_ex(lifted).info != 0).any()):
         raise ValueError("Σ is not positive semi-definite, so it is no sum of x xᵀ")
 
