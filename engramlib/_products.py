@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engramlib._files import on_disk
-from engramlib.lowrank import LowRank, rows_for
+from engramlib.lowrank import LowRank, exactly, rows_for
 
 # Σ is symmetric: only blocks of rows on and right of the diagonal are multiplied and kept, which halves the work of a
 # full product, and the memory. A Σ with fewer inputs than that is one tensor, as everything with groups is.
@@ -120,7 +120,7 @@ def joined(a: Symmetric, b: Symmetric, sign: float = 1) -> Symmetric:
 
 def total(parts: Iterable[Symmetric]) -> Tensor:
     """The sum of some Σ as one (d, d) matrix in float64, on the device of the first."""
-    known: Iterable[Tensor | Half] = (part.whole() if isinstance(part, LowRank) else part for part in parts)
+    known: Iterable[Tensor | Half] = (part.whole() if isinstance(part, LowRank) else exactly(part) for part in parts)
     first, *rest = known
     if isinstance(first, Half) and not rest:
         return first.whole(torch.float64)

@@ -232,7 +232,7 @@ def _engrams(
                     if lam != 1 or reference is not None:
                         # Summed anew: total - plus would lose a small reference beside a large target.
                         minus = total([sigma for other, sigma in stored.items() if other != concept])
-                        found_each = [_Inverted(each, group) for each in invert(as_tensor(plus).double(), minus, lam)]
+                        found_each = [_Inverted(each, group) for each in invert(total([plus]), minus, lam)]
                     for rcond, inverted in zip(sweep.rconds, found_each, strict=True):
                         for name, matrix, lost in group.engrams(plus, inverted):
                             found[sweep.key(lam, rcond)][concept][name] = as_entry(layers[name], plus, matrix)

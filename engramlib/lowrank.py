@@ -231,6 +231,19 @@ def remember(sigma: Any, parts: list[Tensor], count: int, absorbed: bool) -> Non
         sigma.rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1) if absorbed else rows
 
 
+def exactly(sigma: Any) -> Any:
+    """A half-stored Σ made in float64 of the columns that are kept beside it; any other as it is.
+
+    So that the Σ of all concepts is the sum of what :class:`Few` multiplies with, and engrams add up to the weights.
+    """
+    if isinstance(sigma, (Tensor, LowRank)) or sigma.rows is None:
+        return sigma
+    x, made = sigma.rows.double(), sigma.like(torch.empty_like(sigma.flat, dtype=torch.float64))
+    for start, stop, rows in made.blocks():
+        rows.copy_(x[:, start:stop].T @ x[:, start:])
+    return made
+
+
 class Few:
     """Σ = XᵀX of few rows X as a factor: ΣM = Q (R X M), with QR = Xᵀ and Q orthonormal.
 

@@ -425,3 +425,21 @@ def test_what_changes_a_sum_forgets_its_columns(tmp_path: Path) -> None:
     assert kept.rows is None
     many = el.collect(model, [x[:40]]).stored("")
     assert isinstance(many, Half) and many.rows is None  # more than an eighth of the width
+
+
+def test_engrams_of_few_columns_add_up_and_are_the_formula() -> None:
+    """Also of products in float32, whose rounding an ill-conditioned Σ would enlarge."""
+    d, n = 300, 3000
+    model, turn = nn.Linear(d, 40), torch.linalg.qr(torch.randn(d, d, dtype=torch.float64))[0]
+    x = (torch.randn(n, d, dtype=torch.float64) * torch.logspace(0, -2.5, d, dtype=torch.float64)) @ turn + 0.05
+    x, concept = x.float(), torch.arange(n) % 100
+    engrams = el.extract_all(model, el.collect_by_concept(model, [(x, concept)], lambda batch: batch[1]))
+    columns = torch.cat([x.double(), torch.ones(n, 1, dtype=torch.float64)], 1)
+    matrix = torch.cat([model.weight, model.bias[:, None]], 1).detach().double()
+    inverse = torch.linalg.inv(columns.T @ columns)
+    for c in (0, 7, 99):
+        own = columns[concept == c]
+        right = (matrix @ own.T @ own @ inverse)[:, :d]
+        assert (engrams[c][""].weight - right).norm() < 1e-5 * right.norm()
+    whole = sum(engram[""].weight.double() for engram in engrams.values())
+    assert (whole - model.weight).norm() < 1e-5 * model.weight.norm()
