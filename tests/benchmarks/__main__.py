@@ -78,7 +78,7 @@ class Record:
         mine = last and {name: self.data["runs"][last].get(name) for name in same}
         if last is None or restart or mine != same:
             last = str(1 + max(map(int, self.data["runs"]), default=0))
-            versions = {"peer": peer.version(), "most threads": os.cpu_count()}
+            versions = {"peer": peer.version(), "most threads": os.cpu_count(), "load": os.getloadavg()[0]}
             self.data["runs"][last] = here | same | versions
         self.run = last
 

@@ -60,7 +60,7 @@ def _where(record: dict[str, Any]) -> list[str]:
         found.append(
             f"Recorded {run['started'][:10]}, commit `{commit}`, {run['device']}, {run['cpu_count']} cores, {threads}"
             f" thread{'s' * (settings['threads'] != [1])}, on {settings['device']}; Python {run['python']}, torch {run['torch']},"
-            f" ai-engram {run['peer'] or 'not installed'}; medians of {settings['rounds']} rounds."
+            f" ai-engram {run['peer'] or 'not installed'}; medians of {settings['rounds']} rounds.{_busy(run)}"
         )
     parts = [
         "What the method costs, measured by `make bench`, which writes this page. Seconds mean little on another machine, so"
@@ -82,6 +82,12 @@ def _where(record: dict[str, Any]) -> list[str]:
             " quoted.\n:::",
         )
     return parts
+
+
+def _busy(run: dict[str, Any]) -> str:
+    """What else the machine did at the start, where that was known and not little."""
+    load = run.get("load", 0.0)
+    return f" Other programs ran beside it (load average {load:.1f}): its seconds are too long." if load > 1 else ""
 
 
 def _quick(record: dict[str, Any], part: dict[str, Any]) -> bool:
