@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engramlib._files import on_disk
-from engramlib.lowrank import LowRank, rows_for
+from engramlib.lowrank import LowRank, exactly, rows_for
 
 # Σ is symmetric: only blocks of rows on and right of the diagonal are multiplied and kept, which halves the work of a
 # full product, and the memory. A Σ with fewer inputs than that is one tensor, as everything with groups is.
@@ -33,9 +33,11 @@ class Half:
         block: rows of a block.
         is_gram: whether it is known to be a sum of x xᵀ, because it was made as one.
         is_rounded: whether products in float32 are in it.
+        rows: X of few rows with XᵀX = Σ, for who multiplies with Σ; None = not known (:func:`remember`).
     """
 
     ndim = 2
+    rows: Tensor | None = None
 
     def __init__(self, flat: Tensor, width: int, block: int, is_gram: bool = True, is_rounded: bool = False) -> None:
         self.flat, self.width, self.block, self.is_gram, self.is_rounded = flat, width, block, is_gram, is_rounded
@@ -88,7 +90,8 @@ def entries(sigma: Tensor | Half) -> Tensor:
 
 def nbytes(sigma: Symmetric) -> int:
     """How much that is."""
-    return sigma.nbytes if isinstance(sigma, LowRank) else entries(sigma).nbytes
+    more = sigma.rows.nbytes if isinstance(sigma, Half) and sigma.rows is not None else 0
+    return sigma.nbytes if isinstance(sigma, LowRank) else entries(sigma).nbytes + more
 
 
 def resolved(sigma: Symmetric) -> float:
@@ -117,7 +120,7 @@ def joined(a: Symmetric, b: Symmetric, sign: float = 1) -> Symmetric:
 
 def total(parts: Iterable[Symmetric]) -> Tensor:
     """The sum of some Σ as one (d, d) matrix in float64, on the device of the first."""
-    known: Iterable[Tensor | Half] = (part.whole() if isinstance(part, LowRank) else part for part in parts)
+    known: Iterable[Tensor | Half] = (part.whole() if isinstance(part, LowRank) else exactly(part) for part in parts)
     first, *rest = known
     if isinstance(first, Half) and not rest:
         return first.whole(torch.float64)
@@ -158,30 +161,33 @@ def zeros(
     return torch.zeros((width, width) if groups is None else (groups, width, width), dtype=dtype, device=device)
 
 
-def add_outer(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool = False) -> None:
+def add_outer(sigma: Symmetric, columns: Tensor, absorbed: bool, exact: bool = False, fits: bool = False) -> None:
     """Σ += XᵀX on and above the block diagonal, for X with a column per row, and a 1 behind it if ``absorbed``.
 
-    ``exact``: products are made in the precision of the sums whatever their width.
+    ``exact``: products are made in the precision of the sums whatever their width. ``fits``: the columns are entries of
+    what is :func:`in_range`.
     """
     if isinstance(sigma, LowRank):
         sigma.add(columns, absorbed)
         return
     device = works_at(columns, sigma)
     part = sigma
+    if isinstance(sigma, Half):
+        sigma.rows = None
     if device != sigma.device:
         nothing = torch.zeros_like(entries(sigma), device=device)
         part = sigma.like(nothing) if isinstance(sigma, Half) else nothing
-    add_product(part, columns, absorbed, exact)
+    add_product(part, columns, absorbed, exact, fits)
     if part is not sigma:
         entries(sigma).add_(entries(part).to(sigma.device))
         if isinstance(sigma, Half) and isinstance(part, Half):
             sigma.is_rounded |= part.is_rounded
 
 
-def add_product(sigma: Tensor | Half, columns: Tensor, absorbed: bool, exact: bool = False) -> None:
+def add_product(sigma: Tensor | Half, columns: Tensor, absorbed: bool, exact: bool = False, fits: bool = False) -> None:
     if not exact and isinstance(sigma, Half) and in_float32(columns, sigma):
         for x in columns.split(ROWS):
-            _add_float32(sigma, x.to(sigma.device, torch.float32), absorbed)
+            _add_float32(sigma, x.to(sigma.device, torch.float32), absorbed, fits)
         return
     *groups, n, d = columns.shape
     # A copy in the layout that the columns come in (patches lie side by side, tokens below each other).
@@ -208,6 +214,7 @@ def add_product(sigma: Tensor | Half, columns: Tensor, absorbed: bool, exact: bo
 def add_whole(sigma: Tensor | Half, part: Tensor) -> None:
     """Σ += a symmetric matrix that was made elsewhere."""
     if isinstance(sigma, Half):
+        sigma.rows = None
         sigma.is_rounded |= part.dtype != sigma.dtype
         for start, stop, rows in sigma.blocks():
             rows += part[start:stop, start:].to(rows.device)
@@ -221,13 +228,15 @@ def in_range(x: Tensor) -> bool:
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether there is no NaN or infinity, in a tenth of the time of looking at each."""
-    return not (x.is_floating_point() and x.numel()) or bool(largest(x).isfinite())
+    """Whether there is no NaN or infinity, in a tenth of the time of looking at each; a sum is finite only then."""
+    if not (x.is_floating_point() and x.numel()) or (x.itemsize >= 4 and bool(x.sum().isfinite())):
+        return True
+    return bool(largest(x).isfinite())
 
 
 def largest(x: Tensor) -> Tensor:
     """The largest absolute entry; NaN if there is one."""
-    low, high = x.aminmax()
+    low, high = (x.mT if x.ndim > 1 and x.stride(-2) == 1 else x).aminmax()  # in order, or it makes a copy first
     return torch.maximum(-low, high)
 
 
@@ -241,10 +250,10 @@ def in_float32(columns: Tensor, sigma: Symmetric) -> bool:
     return fits and sigma.dtype == torch.float64
 
 
-def _add_float32(sigma: Half, x: Tensor, absorbed: bool) -> None:
+def _add_float32(sigma: Half, x: Tensor, absorbed: bool, fits: bool) -> None:
     sigma.is_rounded = True
     scale: Tensor | None = None
-    if x.device.type != "cpu" or not in_range(x):
+    if not fits and (x.device.type != "cpu" or not in_range(x)):
         # By a power of two, which rounds nothing; zeros and NaN stay what they are.
         scale = torch.exp2(-torch.floor(torch.log2(largest(x).double().clamp(1e-38, 3e38))))
         x = x * scale.float()

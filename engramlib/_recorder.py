@@ -14,7 +14,7 @@ from engramlib._checking import check_reading
 from engramlib._examples import Examples, lead_of, watch
 from engramlib._products import Half, Symmetric, full_precision, works_at
 from engramlib.layers import Layer
-from engramlib.lowrank import LowRank
+from engramlib.lowrank import LowRank, remember
 from engramlib.moments import Identity, Moments
 
 # Columns are widened to float64 a piece at a time, so that the copy stays small beside the activations themselves.
@@ -43,14 +43,14 @@ class Running:
         self.kept: dict[Hashable, list[Tensor]] = {}
         self.open: Arrival | None = None  # the tensor that some members have read and others still should
 
-    def add(self, concept: Hashable, columns: Tensor) -> None:
+    def add(self, concept: Hashable, columns: Tensor, fits: bool) -> None:
         """Count ``columns``, (n, d) or (groups, n, d), towards ``concept``, whose Σ is there already."""
         self.count[concept] += columns.shape[-2]
         sigma = self.sigma[concept]
         near = works_at(columns, sigma) == sigma.device
         enough = _ENOUGH if near else max(_ENOUGH, columns.shape[-1])
         if columns.ndim == 3 or columns.shape[0] >= enough:
-            _products.add_outer(sigma, columns, self.absorbed, self.exact)
+            _products.add_outer(sigma, columns, self.absorbed, self.exact, fits)
             return
         kept = self.kept.setdefault(concept, [])
         kept.append(columns.clone())  # the model may overwrite its activations, and a part would keep all alive
@@ -246,14 +246,15 @@ class Recorder:
         if concept not in running.sigma:
             running.sigma[concept] = self.zeros(layer, x.device)
             running.count[concept] = 0
-        for part in self.parts(running, concept, x):
+        for part in self.parts(running, concept, layer, x):
             self.add_part(running, concept, layer, part)
 
-    def parts(self, running: Running, concept: Hashable, x: Tensor) -> list[Tensor]:
-        """``x`` in parts of about equal size: of some bytes, and where products are in float32, of some pixels."""
+    def parts(self, running: Running, concept: Hashable, layer: Layer, x: Tensor) -> list[Tensor]:
+        """``x`` in parts of about equal size: of some bytes; images, where products are in float32, of some pixels."""
         sigma, each = running.sigma[concept], max(1, x[:1].numel())
         step = _PIECE_BYTES // (each * sigma.dtype.itemsize)
-        if x.ndim > 2 and not running.exact and _products.in_float32(x, sigma):
+        images = x.ndim > 2 and layer.kind.example_ndim(layer.module) is not None
+        if images and not running.exact and _products.in_float32(x, sigma):
             step = min(step, _PIXELS * x.shape[1] // each)
         return list(x.tensor_split(-(-len(x) // max(1, step))))
 
@@ -261,7 +262,7 @@ class Recorder:
         sigma = running.sigma[concept]
         if isinstance(sigma, LowRank):  # made of columns, one by one
             for columns in pieces(layer, x, sigma):
-                running.add(concept, columns)
+                running.add(concept, columns, False)
             return
         narrow = not running.exact and _products.in_float32(x, sigma) and _products.in_range(x)
         dtype = torch.float32 if narrow else sigma.dtype
@@ -273,7 +274,7 @@ class Recorder:
         for columns in pieces(layer, x, sigma):
             if columns.shape[-1] + running.absorbed != sigma.shape[-1]:
                 raise ValueError(f"layer {layer.name!r} cannot read an input of shape {tuple(x.shape)}")
-            running.add(concept, columns)
+            running.add(concept, columns, narrow)
 
     def laid(self, layer: Layer, x: Tensor, routed: tuple[Tensor, int] | None) -> tuple[Tensor | None, int] | None:
         """The labels of the first dimensions of ``x``, as one list, and of how many; None = not known yet.
@@ -320,7 +321,10 @@ class Recorder:
         if not concepts and not part:
             raise ValueError("concepts: no example belongs to any" if by_concept else "rows: no example was chosen")
         for running in set(self.sums.values()):
+            waiting = dict(running.kept)
             running.flush()
+            for concept, rows in waiting.items():
+                remember(running.sigma[concept], rows, running.count[concept], running.absorbed)
             for sigma in running.sigma.values():
                 if isinstance(sigma, LowRank):
                     sigma.settled()

@@ -291,7 +291,8 @@ def _shift(targets: list[Target], strengths: Mapping[str, float], start: list[Te
     """Each parameter becomes its ``start`` and the change, added in the wider dtype and rounded once."""
     with torch.no_grad():
         for (parameter, change, layer, which), value in zip(targets, start, strict=True):
-            wide, fine = torch.promote_types(parameter.dtype, change.dtype), all_finite(value)  # may be overwritten
+            # A start that is the parameter itself is overwritten; a copy can be asked later, if there is reason to.
+            wide, fine = torch.promote_types(parameter.dtype, change.dtype), value is not parameter or all_finite(value)
             # One that float32 cannot hold is infinite there, and the sum not finite.
             alpha = float(
                 torch.tensor(strengths[layer.name], dtype=torch.promote_types(wide, torch.float32), device="cpu")
@@ -300,7 +301,7 @@ def _shift(targets: list[Target], strengths: Mapping[str, float], start: list[Te
             moved = torch.add(value.to(wide), change.to(parameter.device, wide), alpha=alpha, out=out)
             if out is None:
                 parameter.copy_(moved)
-            if fine and not all_finite(parameter):
+            if fine and not all_finite(parameter) and (value is parameter or all_finite(value)):
                 raise ValueError(
                     f"alpha: {strengths[layer.name]:g} takes the {which} of layer {layer.name!r} out of the range of"
                     f" {parameter.dtype}"

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from engramlib._fitting import Deltas, as_entry, fitting_layers, is_absorbed, kept_as, norms, sharing_groups
-from engramlib._products import BLOCK, Half, Symmetric, full_precision, total
+from engramlib._products import BLOCK, Half, Symmetric, as_tensor, full_precision, total
 from engramlib._progress import track
 from engramlib.engram import Engram, LayerEngram
 from engramlib.layers import Layer
-from engramlib.lowrank import Factored, LowRank, pays
+from engramlib.lowrank import Few, LowRank, engrams, pays
 from engramlib.moments import Moments
 from engramlib.spectral import Inverse, check_rcond, check_semidefinite, inverses, nothing_is_cut, units_from
 
@@ -205,9 +205,14 @@ def _engrams(
                     " none; take a large λ, or collect without rank="
                 )
             if pays(stored.values()):
-                same = {name: layers[name] for name in names}
-                for key, concept, name, matrix in _from_rows(same, stored, list(targets), sweep, deltas, balance):
-                    found[key][concept][name] = as_entry(layers[name], stored[concept], matrix)
+                first: Any = stored[next(iter(targets))]
+                weighed = balance if is_absorbed(layers[names[0]], first) else False
+                matrices = {name: deltas.of(layers[name], first) for name in names}
+                lengths = partial(units_from, balance=weighed)
+                for lam, rcond, concept, name, matrix in engrams(
+                    matrices, stored, list(targets), sweep.lams, sweep.rconds, lengths
+                ):
+                    found[sweep.key(lam, rcond)][concept][name] = as_entry(layers[name], stored[concept], matrix)
                 continue
             _check_sums(stored)
             sweep.warn_of_rounding(names[0], named, stored)
@@ -219,13 +224,15 @@ def _engrams(
             if reference is None and 1.0 in sweep.lams:  # all concepts have one inverse
                 shared = [_Inverted(each, group) for each in invert(total(stored.values()), nothing, 1.0)]
             for concept in targets:
-                plus = total([stored[concept]])
+                plus = stored[concept]
+                if not isinstance(plus, Half) or plus.rows is None:
+                    plus = total([plus])
                 for lam in sweep.lams:
                     found_each = shared
                     if lam != 1 or reference is not None:
                         # Summed anew: total - plus would lose a small reference beside a large target.
                         minus = total([sigma for other, sigma in stored.items() if other != concept])
-                        found_each = [_Inverted(each, group) for each in invert(plus, minus, lam)]
+                        found_each = [_Inverted(each, group) for each in invert(total([plus]), minus, lam)]
                     for rcond, inverted in zip(sweep.rconds, found_each, strict=True):
                         for name, matrix, lost in group.engrams(plus, inverted):
                             found[sweep.key(lam, rcond)][concept][name] = as_entry(layers[name], plus, matrix)
@@ -236,30 +243,6 @@ def _engrams(
         key: {c: Engram({name: f[name] for name in layers}, sizes) for c, f in each.items()}
         for key, each in found.items()
     }
-
-
-def _from_rows(
-    layers: dict[str, Layer],
-    stored: Mapping[Any, Any],
-    targets: Sequence[Any],
-    sweep: _Sweep,
-    deltas: Deltas,
-    balance: bool | None,
-) -> Iterator[tuple[Key, Any, str, Tensor]]:
-    """(λ and cut, target, layer, W⁺) from Σ of low rank; see :class:`engramlib.lowrank.Factored`."""
-    first = next(iter(stored.values()))
-    matrices = {name: deltas.of(layer, first) for name, layer in layers.items()}
-    weighed = balance if is_absorbed(next(iter(layers.values())), first) else False
-    shared: dict[float, Factored] = {}
-    for lam in sweep.lams:
-        for target in targets:
-            weights = [(1.0 if key == target else lam, sigma) for key, sigma in stored.items() if key == target or lam]
-            for rcond in sweep.rconds:
-                if lam != 1 or rcond not in shared:  # at λ = 1 all targets have one inverse
-                    lengths = torch.stack([weight * sigma.variances for weight, sigma in weights]).sum(0)
-                    shared[rcond] = Factored(weights, rcond, units_from(lengths, weighed))
-                for name, delta in matrices.items():
-                    yield sweep.key(lam, rcond), target, name, shared[rcond].engram(delta, stored[target])
 
 
 class _Group:
@@ -277,18 +260,20 @@ class _Group:
             self.deltas = {name: delta.to(self.dtype) for name, delta in self.deltas.items()}
         self.grams: dict[str, Tensor] = {}
 
-    def engrams(self, plus: Tensor, inverted: _Inverted) -> Iterator[tuple[str, Tensor, float]]:
-        """(layer, W⁺, share of the target's response that the cut left out) for each layer."""
-        sigma = plus.to(inverted.matrix)
-        projection = sigma @ inverted.matrix if self.projects else None
+    def engrams(self, plus: Tensor | Half, inverted: _Inverted) -> Iterator[tuple[str, Tensor, float]]:
+        """(layer, W⁺, share of the target's response that the cut left out) for each layer; a Half has few rows."""
+        few = Few(plus.rows, inverted.matrix) if isinstance(plus, Half) and plus.rows is not None else None
+        sigma = plus.to(inverted.matrix) if isinstance(plus, Tensor) else inverted.matrix
+        projection = (sigma @ inverted.matrix).to(self.dtype) if self.projects and few is None else None
         for name, delta in self.deltas.items():
-            if projection is None:
-                matrix = delta.to(sigma) @ sigma @ inverted.matrix
+            heard, whole = inverted.heard.get(name), 0.0
+            if few is not None:
+                matrix, whole = few.engram(delta, self.dtype, heard is not None)
             else:
-                matrix = delta @ projection.to(delta.dtype)
-            share = 0.0
-            if (heard := inverted.heard.get(name)) is not None:
-                share = inverted.inverse.share_lost(heard, plus, float((self.gram(name) * plus).sum()))
+                matrix = delta @ projection if projection is not None else delta.to(sigma) @ sigma @ inverted.matrix
+                if heard is not None:
+                    whole = float((self.gram(name) * as_tensor(plus)).sum())
+            share = 0.0 if heard is None else inverted.inverse.share_lost(heard, plus, whole)
             yield name, matrix, share
 
     def gram(self, name: str) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -220,6 +220,48 @@ def pays(sums: Iterable[object]) -> bool:
     return len(few) == len(parts) and 2 * sum(len(part.rows) for part in few) <= few[0].shape[0]
 
 
+def remember(sigma: Any, parts: list[Tensor], count: int, absorbed: bool) -> None:
+    """Keep the columns, given as rows, beside a half-stored Σ, if they are all that it was made of, and few.
+
+    At most an eighth of the width: an eighth of the memory of Σ more (in float64), and products with Σ in half of the
+    time at least (:class:`Few`). What changes Σ forgets them; so do arithmetic, files and copies.
+    """
+    if hasattr(sigma, "rows") and not isinstance(sigma, LowRank) and sum(map(len, parts)) == count <= sigma.width // 8:
+        rows = torch.cat(parts).to(sigma.device)
+        sigma.rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1) if absorbed else rows
+
+
+def exactly(sigma: Any) -> Any:
+    """A half-stored Σ made in float64 of the columns that are kept beside it; any other as it is.
+
+    So that the Σ of all concepts is the sum of what :class:`Few` multiplies with, and engrams add up to the weights.
+    """
+    if isinstance(sigma, (Tensor, LowRank)) or sigma.rows is None:
+        return sigma
+    x, made = sigma.rows.double(), sigma.like(torch.empty_like(sigma.flat, dtype=torch.float64))
+    for start, stop, rows in made.blocks():
+        rows.copy_(x[:, start:stop].T @ x[:, start:])
+    return made
+
+
+class Few:
+    """Σ = XᵀX of few rows X as a factor: ΣM = Q (R X M), with QR = Xᵀ and Q orthonormal.
+
+    W ΣM = (WQ)(R X M) then, two products with few rows where it takes two with d. R X M is ΣM in another basis, so
+    rounding it is no worse than rounding ΣM, which (W Xᵀ)(X M) would be where Σ is ill-conditioned.
+    """
+
+    def __init__(self, rows: Tensor, matrix: Tensor) -> None:
+        rows = rows.to(matrix.device, torch.float64)
+        self.q, self.r = torch.linalg.qr(rows.mT)
+        self.part = self.r @ (rows.to(matrix) @ matrix).double()
+
+    def engram(self, delta: Tensor, dtype: torch.dtype, response: bool) -> tuple[Tensor, float]:
+        """W ΣM, with products in ``dtype``, and ‖W X‖² where that is asked for."""
+        seen = delta.to(dtype) @ self.q.to(dtype)
+        return seen @ self.part.to(dtype), float((seen.double() @ self.r).square().sum()) if response else 0.0
+
+
 class Factored:
     """M ↦ M Σ̂†, with Σ̂ = CᵀC + diag(t) a weighted sum of low-rank Σ, at one cut; no d × d matrix is made.
 
@@ -259,3 +301,27 @@ class Factored:
         matrix = (delta @ rows.T) @ rows + delta * plus.tail
         through = (matrix @ self.basis.T) @ self.basis
         return through if self.left is None else matrix * self.left - through
+
+
+def engrams(
+    deltas: Mapping[str, Tensor],
+    stored: Mapping[Any, Any],
+    targets: Sequence[Any],
+    lams: Sequence[float],
+    rconds: Sequence[float],
+    units: Callable[[Tensor], Tensor | None],
+) -> Iterator[tuple[float, float, Any, str, Tensor]]:
+    """(λ, cut, target, layer, W⁺) from Σ of low rank, of layers that share them; see :class:`Factored`.
+
+    ``units`` makes D of the variances (:func:`engramlib.spectral.units_from`).
+    """
+    shared: dict[float, Factored] = {}
+    for lam in lams:
+        for target in targets:
+            weights = [(1.0 if key == target else lam, sigma) for key, sigma in stored.items() if key == target or lam]
+            for rcond in rconds:
+                if lam != 1 or rcond not in shared:  # at λ = 1 all targets have one inverse
+                    lengths = torch.stack([weight * sigma.variances for weight, sigma in weights]).sum(0)
+                    shared[rcond] = Factored(weights, rcond, units(lengths))
+                for name, delta in deltas.items():
+                    yield lam, rcond, target, name, shared[rcond].engram(delta, stored[target])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import engramlib as el
+from engramlib import _products
+from engramlib._products import Half
 from engramlib.lowrank import Factored, LowRank, pays, rows_for, truncated
 from tests.test_files import rewritten
 
@@ -351,3 +355,91 @@ def test_sums_on_disk_are_the_same_and_not_in_memory(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())  # nameless: nothing to clear away
     with pytest.raises(ValueError, match="folder: expected"):
         el.collect(model, [x], folder=tmp_path / "none")
+
+
+# ------------------------------------------------------------------ few columns, beside a Σ that is written out
+
+
+def few_columns(d: int, out: int, condition: float, bias: bool, dtype: torch.dtype) -> tuple[nn.Linear, Tensor, Tensor]:
+    """A layer, inputs of a given conditioning in mixed units, and labels: 3 has one column, 4 many, the others few."""
+    turn = torch.linalg.qr(torch.randn(d, d, dtype=torch.float64))[0]
+    lengths = torch.logspace(0, -math.log10(condition) / 2, d, dtype=torch.float64)
+    x = (torch.randn(4 * d, d, dtype=torch.float64) * lengths) @ turn + 0.1
+    concept = torch.full((4 * d,), 4)
+    concept[: 3 * (d // 16)], concept[-1] = torch.arange(3 * (d // 16)) % 3, 3
+    return nn.Linear(d, out, bias=bias).to(dtype), x.to(dtype), concept
+
+
+@pytest.mark.parametrize("lam", [1.0, 0.3, math.inf])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("d", "out", "condition", "dtype"),
+    [
+        (160, 300, 1e2, torch.float32),
+        (257, 40, 1e5, torch.float32),
+        (160, 300, 1e13, torch.float32),
+        (300, 160, 1e13, torch.float64),
+        (160, 200, 1e3, torch.bfloat16),
+    ],
+)
+def test_products_with_few_columns_are_products_with_their_sum(
+    d: int, out: int, condition: float, dtype: torch.dtype, bias: bool, lam: float
+) -> None:
+    model, x, concept = few_columns(d, out, condition, bias, dtype)
+    batches = [(x[i::3], concept[i::3]) for i in range(3)]  # a concept's columns come in parts
+
+    def found(exact: bool, keep: bool) -> dict[int, el.Engram]:
+        moments = el.collect_by_concept(model, batches, lambda batch: batch[1], exact=exact)
+        for c, part in moments.items():
+            sigma = part.stored("")
+            assert isinstance(sigma, Half) and (sigma.rows is None) == (c == 4), c
+            if sigma.rows is not None:
+                rows = sigma.rows.double()
+                assert torch.allclose(rows.T @ rows, sigma.whole(), rtol=1e-5, atol=1e-5 * float(sigma.flat.max()))
+                sigma.rows = rows if keep else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return el.extract_all(model, moments, specificity=lam, rcond=1e-6)
+
+    slow, fast = found(True, False), found(True, True)
+    for c, engram in fast.items():
+        size = model.weight.detach().double().norm() if lam == math.inf else slow[c][""].weight.double().norm()
+        assert (engram[""].weight.double() - slow[c][""].weight.double()).norm() <= 1e-4 * size, c
+
+
+def test_what_changes_a_sum_forgets_its_columns(tmp_path: Path) -> None:
+    model, x, concept = few_columns(160, 8, 10.0, True, torch.float32)
+    parts = el.collect_by_concept(model, [(x, concept)], lambda batch: batch[1])
+    kept = parts[0].stored("")
+    assert isinstance(kept, Half) and kept.rows is not None and kept.rows.shape == (10, 161)
+    assert parts[0].nbytes == kept.flat.nbytes + kept.rows.nbytes  # they are counted
+    parts[0].save(tmp_path / "one")
+    others = [
+        parts[0] + parts[1],
+        (parts[0] + parts[4]) - parts[4],
+        parts[0].to("cpu"),
+        el.Moments.load(tmp_path / "one"),
+    ]
+    assert all(other.stored("").rows is None for other in others)  # type: ignore[union-attr]
+    _products.add_outer(kept, x[:2], True)
+    assert kept.rows is None
+    many = el.collect(model, [x[:40]]).stored("")
+    assert isinstance(many, Half) and many.rows is None  # more than an eighth of the width
+
+
+def test_engrams_of_few_columns_add_up_and_are_the_formula() -> None:
+    """Also of products in float32, whose rounding an ill-conditioned Σ would enlarge."""
+    d, n = 300, 3000
+    model, turn = nn.Linear(d, 40), torch.linalg.qr(torch.randn(d, d, dtype=torch.float64))[0]
+    x = (torch.randn(n, d, dtype=torch.float64) * torch.logspace(0, -2.5, d, dtype=torch.float64)) @ turn + 0.05
+    x, concept = x.float(), torch.arange(n) % 100
+    engrams = el.extract_all(model, el.collect_by_concept(model, [(x, concept)], lambda batch: batch[1]))
+    columns = torch.cat([x.double(), torch.ones(n, 1, dtype=torch.float64)], 1)
+    matrix = torch.cat([model.weight, model.bias[:, None]], 1).detach().double()
+    inverse = torch.linalg.inv(columns.T @ columns)
+    for c in (0, 7, 99):
+        own = columns[concept == c]
+        right = (matrix @ own.T @ own @ inverse)[:, :d]
+        assert (engrams[c][""].weight - right).norm() < 1e-5 * right.norm()
+    whole = sum(engram[""].weight.double() for engram in engrams.values())
+    assert (whole - model.weight).norm() < 1e-5 * model.weight.norm()

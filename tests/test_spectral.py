@@ -204,3 +204,19 @@ def test_what_is_easy_is_right_in_float32() -> None:
             exact = layer.weight.double() @ torch.linalg.solve(whole, part).T
             assert float(((found[c][""].weight - exact) * units).norm()) < 1e-4 * float((exact * units).norm())
     assert 10 < said < 60
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (2, 256, 256), (255, 255), (512, 512)])
+@pytest.mark.parametrize("smallest", [1e-2, 2e-6, 5e-7])
+def test_room_for_the_cache_changes_no_answer(shape: tuple[int, ...], smallest: float) -> None:
+    turn = torch.linalg.qr(torch.randn(shape, dtype=torch.float64))[0]
+    values = torch.logspace(0, math.log10(smallest), shape[-1], dtype=torch.float64)
+    sigma = (turn * values) @ turn.mT
+    sigma = (sigma + sigma.mT) / 2
+    before = sigma.clone()
+    certain = spectral.nothing_is_cut(sigma, 1e-6)
+    assert not (certain and smallest < 1e-6) and (certain or smallest < 1e-2)
+    found = next(spectral.inverses(sigma, torch.zeros_like(sigma), 1.0, [1e-6], balance=False)).matrix
+    right = spectral.Spectrum(sigma).pinv()
+    assert found.shape == sigma.shape and float((found - right).norm() / right.norm()) < 1e-8
+    assert torch.equal(sigma, before)

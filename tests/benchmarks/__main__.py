@@ -21,20 +21,23 @@ from typing import Any
 import torch
 
 from engramlib.lab.records import runs
-from tests.benchmarks import conv, growth, memory, page, peer, roofline, steps
+from tests.benchmarks import conv, growth, memory, page, peer, reach, roofline, steps
 from tests.benchmarks.models import Scene, cases
 from tests.benchmarks.timing import ROUNDS
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "data" / "benchmarks.json"
-PARTS = ("steps", "memory", "conv", "growth", "roofline")
+PARTS = ("steps", "memory", "conv", "growth", "roofline", "reach")
 ROOFS = ("mlp", "resnet18", "vit", "llama")
 Part = tuple[str, Callable[[], Any]]
 
 
-def plan(parts: list[str], quick: bool, device: str, thread_counts: list[int], rounds: int) -> Iterator[Part]:
-    """What is to be measured: its key in the record, and the call that measures it."""
-    most, models = max(thread_counts), cases(quick)
+def plan(
+    parts: list[str], quick: bool, device: str, thread_counts: list[int], rounds: int, only: list[str] | None = None
+) -> Iterator[Part]:
+    """What is to be measured: its key in the record, and the call that measures it; of all models, or ``only`` some."""
+    most = max(thread_counts)
+    models = {name: case for name, case in cases(quick).items() if not only or name in only}
     if "steps" in parts:
         for count in thread_counts:
             for name, case in models.items():
@@ -43,7 +46,7 @@ def plan(parts: list[str], quick: bool, device: str, thread_counts: list[int], r
                         case = replace(case, concepts=tuple(n for n in case.concepts if n < 100))
                     yield f"steps/{name}/{count}", lambda c=case, n=count: steps.measure(c, device, n, rounds)
     if "memory" in parts:
-        for name in (*models, "conv"):
+        for name in (*models, *["conv"] * (not only)):
             yield f"memory/{name}", lambda name=name: memory.measure(name, quick, device)
     if "conv" in parts:
         for count in thread_counts:
@@ -53,11 +56,14 @@ def plan(parts: list[str], quick: bool, device: str, thread_counts: list[int], r
         for axis in growth.axes(quick):
             yield f"growth/{axis}/{most}", lambda a=axis: growth.measure(a, device, most, rounds, quick)
     if "roofline" in parts:
-        for name in ROOFS:
+        for name in (name for name in ROOFS if name in models):
             yield (
                 f"roofline/{name}/{most}",
                 lambda c=models[name]: roofline.measure(Scene(c, device), device, most, rounds),
             )
+    if "reach" in parts:
+        for name in reach.NAMES:
+            yield f"reach/{name}", lambda name=name: reach.measure(name, quick, rounds)
 
 
 class Record:
@@ -72,7 +78,7 @@ class Record:
         mine = last and {name: self.data["runs"][last].get(name) for name in same}
         if last is None or restart or mine != same:
             last = str(1 + max(map(int, self.data["runs"]), default=0))
-            versions = {"peer": peer.version(), "most threads": os.cpu_count()}
+            versions = {"peer": peer.version(), "most threads": os.cpu_count(), "load": os.getloadavg()[0]}
             self.data["runs"][last] = here | same | versions
         self.run = last
 
@@ -120,6 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="small models, to see that it runs: no numbers to quote")
     parser.add_argument("--device", default="cpu", help="cuda: the same tables on a GPU, in _build/benchmarks-cuda.md")
+    parser.add_argument("--models", nargs="+", choices=list(cases()), help="only these, of steps, memory and roofline")
     parser.add_argument("--threads", type=int, nargs="+", help="default: 1 and 2; on a GPU: 1")
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}, quick: 2")
     parser.add_argument("--restart", action="store_true", help="do not go on with a run that was cut off")
@@ -152,7 +159,7 @@ def measure(args: argparse.Namespace) -> None:
     if peer.version() is None:
         print("ai-engram is not installed (make bench does that): nothing is measured beside it", flush=True)
     record, start = Record(args.record, settings, args.restart), time.perf_counter()
-    todo = list(plan(args.parts or list(PARTS), args.quick, args.device, counts, args.rounds))
+    todo = list(plan(args.parts or list(PARTS), args.quick, args.device, counts, args.rounds, args.models))
     for number, (key, part) in enumerate(todo, start=1):
         if record.has(key):
             print(f"{number}/{len(todo)} {key}: measured before", flush=True)
@@ -161,7 +168,7 @@ def measure(args: argparse.Namespace) -> None:
         found = part()
         record.add(key, found, time.perf_counter() - began)
         print(f"{number}/{len(todo)} {key}: {time.perf_counter() - began:.0f} s", flush=True)
-    record.finish(None if args.parts else {key for key, _ in todo})
+    record.finish(None if args.parts or args.models else {key for key, _ in todo})
     print(f"{time.perf_counter() - start:.0f} s, recorded in {args.record}")
 
 

@@ -60,7 +60,7 @@ def weigh(steps: Steps, device: str) -> list[dict[str, Any]]:
 
 
 def _bytes(moments: el.Moments) -> int:
-    return sum(s.numel() * s.element_size() for s in {id(s): s for s in moments.values()}.values())
+    return moments.nbytes  # as they are kept: asking for a Σ would write it out
 
 
 def _engram_bytes(engram: el.Engram) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import figures
+from tests.benchmarks import figures, wanted
 from tests.benchmarks.steps import ALPHAS, TOLERANCE
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
@@ -37,6 +37,7 @@ def text(record: dict[str, Any]) -> str:
     sections = [
         "# How fast it is",
         *_where(record),
+        *_wanted(parts),
         *_passes(record, parts),
         *_concepts(parts),
         *_beside(parts),
@@ -59,7 +60,7 @@ def _where(record: dict[str, Any]) -> list[str]:
         found.append(
             f"Recorded {run['started'][:10]}, commit `{commit}`, {run['device']}, {run['cpu_count']} cores, {threads}"
             f" thread{'s' * (settings['threads'] != [1])}, on {settings['device']}; Python {run['python']}, torch {run['torch']},"
-            f" ai-engram {run['peer'] or 'not installed'}; medians of {settings['rounds']} rounds."
+            f" ai-engram {run['peer'] or 'not installed'}; medians of {settings['rounds']} rounds.{_busy(run)}"
         )
     parts = [
         "What the method costs, measured by `make bench`, which writes this page. Seconds mean little on another machine, so"
@@ -83,6 +84,12 @@ def _where(record: dict[str, Any]) -> list[str]:
     return parts
 
 
+def _busy(run: dict[str, Any]) -> str:
+    """What else the machine did at the start, where that was known and not little."""
+    load = run.get("load", 0.0)
+    return f" Other programs ran beside it (load average {load:.1f}): its seconds are too long." if load > 1 else ""
+
+
 def _quick(record: dict[str, Any], part: dict[str, Any]) -> bool:
     return record["runs"][part["run"]]["settings"]["quick"]
 
@@ -98,6 +105,20 @@ def _spread(record: dict[str, Any]) -> list[str]:
     return [
         f"The quartiles of a ratio's rounds are less than {half:.0%} of it apart for half of the {len(rows)} ratios of the"
         f" models below, and less than {most:.0%} for nine tenths: differences smaller than that mean nothing."
+    ]
+
+
+def _wanted(parts: Parts) -> list[str]:
+    lines = wanted.lines(parts)
+    if not any(key.startswith("reach/") for key in parts):
+        return []
+    met = sum(line[3] == "yes" for line in lines)
+    return [
+        "## What was wanted, and what is reached?",
+        f"{met} of {len(lines)} goals are met. Each was set before it was measured. A *floor* is what the arithmetic and the"
+        " bytes of the step take at this machine's rates (last section), or what the step contains in any case: no program"
+        " gets below it.",
+        _table(["Step", "Wanted", "Reached", "Met", "Floor", "Why"], lines),
     ]
 
 
