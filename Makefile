@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PORT   ?= 8000
 PYTEST ?=
+GPU    ?=
 METHOD := engramlib/*.py engramlib/analysis tests/test_*.py tests/analysis
 # The lower bounds of pyproject.toml, and today's newest: what `make test-oldest` and `make test-newest` try.
 OLDEST := .venv-oldest
@@ -25,6 +26,7 @@ help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12 | sed 's/^/  make /'
 	@echo
 	@echo "  PYTHON=python3.12 make ...        use another Python"
+	@echo "  make GPU=1 ...                    PyTorch with CUDA, when .venv is made (else without: 4 GB less)"
 	@echo "  ENGRAM_DATA=/my/data make ...     where MNIST lies (else downloaded when a chapter needs it)"
 	@echo "  make test PYTEST='-k moments'     pass options to pytest"
 	@echo "  make bench PARTS='conv growth'    some parts; BENCH=--quick: small models, to see that it runs"
@@ -100,7 +102,7 @@ install: $(STAMP) ## only make .venv
 clean: ## remove what was made: the .venv folders, _build and dist
 	rm -rf $(VENV) $(OLDEST) $(NEWEST) _build dist
 
-# Installed again whenever the requirements change.
+# Installed again whenever the requirements change; book/start.py does it, as for a reader.
 $(STAMP): pyproject.toml requirements.txt
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
 	  echo "No $(PYTHON) found: install Python 3.10 or newer, or name yours: make PYTHON=/path/to/python"; exit 1; }
@@ -108,10 +110,7 @@ $(STAMP): pyproject.toml requirements.txt
 	  echo "$$("$(PYTHON)" --version 2>&1) is too old: Python 3.10 or newer is needed. Try make PYTHON=python3.12"; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
-	@echo "Installing into $(VENV): about 2 minutes and 6.4 GB (PyTorch is most of it), once ..."
-	@"$(PYTHON)" -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -r requirements.txt || { \
-	  echo "The install failed, see above. Check the network and the disk (7 GB), then run make again."; exit 1; }
+	@"$(PYTHON)" book/start.py --all --venv "$(VENV)" $(if $(GPU),--gpu)
 	@touch $@
 	@echo "Installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)"
 
