@@ -16,7 +16,7 @@ PYTHON_NEWEST ?= python3.13
 
 .DEFAULT_GOAL := help
 .PHONY: help book test chapter check test-oldest test-newest serve clean repoint install assignments course-test \
-  site-test links myst wheel campaign mutation bench
+  site-test epub pdf links myst wheel campaign mutation bench
 # Made on the way to another target, and kept.
 .PRECIOUS: $(VENV)/.installed-%
 
@@ -64,6 +64,14 @@ site-test: $(VENV)/.installed-site ## the built book in a real browser, about 5 
 	@$(BIN)/python book/browser.py
 	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/site -q $(PYTEST)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lab/plots/test_players_in_browser.py -q $(PYTEST)
+
+epub: $(STAMP) ## the built book as an e-book, _build/ai-engrams.epub, a minute
+	@test -f _build/html/index.html || { echo "No book yet: run 'make book' first."; exit 1; }
+	@$(BIN)/python book/paper.py epub
+
+pdf: $(VENV)/.installed-site ## the built book as a PDF, _build/ai-engrams.pdf (needs chromium; says so if there is none)
+	@test -f _build/html/index.html || { echo "No book yet: run 'make book' first."; exit 1; }
+	@$(BIN)/python book/paper.py pdf
 
 links: $(STAMP) ## does every address outside the book still answer? After make book; needs the network
 	@$(BIN)/python book/check_links.py

@@ -4,6 +4,7 @@ Makes the environment .venv, installs PyTorch (without CUDA, which is 4 GB small
 chapter 00. The next time it only opens. Needs Python 3.10 or newer and nothing else.
 
     python book/start.py 04          open another chapter
+    python book/start.py --run 00    run it to its end without a browser, and say where the page is
     python book/start.py --gpu       with CUDA, on Linux and Windows
     python book/start.py --all       all that the book and its tests need, no JupyterLab: what `make` runs
     python book/start.py --dry-run   say what would be done
@@ -26,6 +27,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FILES = tuple(os.path.join(ROOT, name) for name in ("pyproject.toml", "requirements.txt"))
 CPU = "https://download.pytorch.org/whl/cpu"
 CUDA = "https://download.pytorch.org/whl/cu126"  # Windows only: PyPI's PyTorch is without CUDA there, with it on Linux
+RUN = os.path.join("_build", "run")
 NEEDS = {"cpu": 3.0, "gpu": 8.0}  # GB of disk
 
 
@@ -158,6 +160,7 @@ def main(arguments=None):
     parser.add_argument("--gpu", action="store_true", help="PyTorch with CUDA")
     parser.add_argument("--all", action="store_true", help="all that the book and its tests need, no JupyterLab")
     parser.add_argument("--venv", default=os.path.join(ROOT, ".venv"), help="where the environment is made (.venv)")
+    parser.add_argument("--run", action="store_true", help="run the chapter to its end, without a browser")
     parser.add_argument("--no-open", action="store_true", help="install only")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
     given = parser.parse_args(arguments)
@@ -173,6 +176,8 @@ def main(arguments=None):
     python = python_in(given.venv)
     make = [sys.executable, "-m", "venv", given.venv]
     lab = [python, "-m", "jupyterlab", page]
+    if given.run:
+        lab = [python, "-m", "nbconvert", "--execute", "--to", "html", "--output-dir", RUN, page]
     kind, parts = found(given.venv)
     part = "all" if given.all else "lab"
     steps = [] if os.path.exists(python) else [make]
@@ -210,6 +215,12 @@ def main(arguments=None):
         remember(given.venv, kind, parts | {part})
         print(f"Installed in {time.time() - started:.0f} s.", flush=True)
     if not opens:
+        return 0
+    if given.run:
+        print(f"Running {page} ...", flush=True)
+        run(lab, "The chapter did not run to its end. The page how-to-use has a list of what may be wrong.")
+        name = os.path.splitext(os.path.basename(page))[0] + ".html"
+        print(f"It ran to its end: {os.path.join(ROOT, RUN, name)}")
         return 0
     print(f"Opening {page} in JupyterLab; Ctrl-C here ends it.", flush=True)
     try:

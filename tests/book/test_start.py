@@ -4,12 +4,14 @@ import ast
 import functools
 import http.server
 import os
+import re
 import subprocess
 import sys
 import threading
 
 import pytest
 import start
+import yaml
 from notebooks import CHAPTERS, ROOT
 
 SOURCE = (ROOT / "book" / "start.py").read_text(encoding="utf-8")
@@ -140,6 +142,8 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     make, install, lab = done.stdout.splitlines()
     assert " -m venv " in make and "pip install" in install and lab.endswith("03_soft_projection.ipynb")
     assert not folder.exists()
+    done = subprocess.run([*command, "--run"], capture_output=True, text=True)
+    assert " --execute " in done.stdout.splitlines()[-1], "run it, open nothing"
     done = subprocess.run([*command, "--all"], capture_output=True, text=True)
     make, install = done.stdout.splitlines()
     assert install.endswith("requirements.txt"), "what make runs opens nothing"
@@ -164,3 +168,19 @@ def test_a_step_that_fails_says_what_to_do(capsys):
         start.run([sys.executable, "-c", "raise SystemExit(3)"], "Do that.")
     with pytest.raises(SystemExit, match="Do that"):
         start.run([os.path.join("no", "such", "program")], "Do that.")
+
+
+def test_every_way_in_that_the_page_names_runs_chapter_00_elsewhere():
+    """Windows and macOS are not here: a workflow goes through each door, with the lines of the page."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "doors.yml").read_text(encoding="utf-8"))
+    jobs = workflow["jobs"]
+    assert {"windows-latest", "macos-latest"} <= set(jobs["start"]["strategy"]["matrix"]["system"])
+    page = (ROOT / "book" / "how-to-use.md").read_text(encoding="utf-8")
+    for name, job in jobs.items():
+        lines = [step["run"].split(" #")[0] for step in job["steps"] if "run" in step]
+        assert any("00" in line for line in lines)
+        for line in lines:
+            said = re.sub(r"^\$CONDA/bin/(conda run --name engram )?|--yes |--torch-backend cpu ", "", line)
+            if "nbconvert" not in said and "--run" not in said:
+                assert f"$ {said}" in page, f"{name}: the page has no line {said!r}"
+    assert "$ python book/start.py" in page and "start.py --run" in page
