@@ -16,7 +16,7 @@ PYTHON_NEWEST ?= python3.13
 
 .DEFAULT_GOAL := help
 .PHONY: help book test chapter check test-oldest test-newest serve clean repoint install assignments course-test \
-  site-test epub pdf links myst wheel campaign mutation bench
+  site-test epub pdf slides links myst wheel campaign mutation bench
 # Made on the way to another target, and kept.
 .PRECIOUS: $(VENV)/.installed-%
 
@@ -72,6 +72,10 @@ epub: $(STAMP) ## the built book as an e-book, _build/ai-engrams.epub, a minute
 pdf: $(VENV)/.installed-site ## the built book as a PDF, _build/ai-engrams.pdf (needs chromium; says so if there is none)
 	@test -f _build/html/index.html || { echo "No book yet: run 'make book' first."; exit 1; }
 	@$(BIN)/python book/paper.py pdf
+
+slides: $(VENV)/.installed-site ## six lectures and every figure as SVG and PNG, in _build/slides; after make book
+	@test -f _build/html/index.html || { echo "No book yet: run 'make book' first."; exit 1; }
+	@$(BIN)/python book/slides.py
 
 links: $(STAMP) ## does every address outside the book still answer? After make book; needs the network
 	@$(BIN)/python book/check_links.py

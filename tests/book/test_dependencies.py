@@ -81,7 +81,15 @@ def test_requirements_name_what_the_book_stands_on_and_no_version():
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize(
-    ("target", "extra"), [("assignments", "course"), ("course-test", "course"), ("site-test", "site"), ("test", None)]
+    ("target", "extra"),
+    [
+        ("assignments", "course"),
+        ("course-test", "course"),
+        ("site-test", "site"),
+        ("pdf", "site"),
+        ("slides", "site"),
+        ("test", None),
+    ],
 )
 def test_a_command_installs_its_extra_and_no_other(target, extra, tmp_path):
     """As `make` would do it on a machine where nothing was installed (dry run)."""

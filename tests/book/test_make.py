@@ -41,7 +41,7 @@ def test_help_is_the_default_and_names_every_command(tree):
     done = make(tree)
     assert done.returncode == 0
     commands = (
-        "book test chapter check course-test site-test epub pdf links myst wheel bench "
+        "book test chapter check course-test site-test epub pdf slides links myst wheel bench "
         "test-oldest test-newest serve clean"
     )
     for command in [*commands.split(), "repoint"]:
