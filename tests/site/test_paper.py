@@ -14,7 +14,6 @@ from served import SITE
 sys.path.append(str(Path(__file__).parents[1] / "book"))
 from epubs import problems  # noqa: E402
 
-
 BOOK = Path(paper.__file__).parent
 
 
