@@ -17,6 +17,7 @@ SCRIPTS = {
     "digits": ("digits-data.js", "touch-digits.js"),
     "cut": ("more-data.js", "touch-cut.js"),
     "clouds": ("more-data.js", "touch-clouds.js"),
+    "plane": ("digits-data.js", "touch-plane.js"),
 }
 SHARED = ("engine.js", "page.js")
 

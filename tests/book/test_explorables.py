@@ -95,6 +95,21 @@ def test_what_the_captions_say_holds(facts):
     assert facts["drawn"] > 0.95 and facts["drawn_erased"] < 0.1 and facts["drawn_others"] > 0.94
 
 
+def test_the_plane_is_that_of_the_file(file, facts):
+    whole, x, y = file
+    model, engrams = made.networks(whole)
+    for a, b in ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (3.0, -1.0)):
+        own = training.class_accuracy(el.ablate(model, a * engrams[4] + b * engrams[9]), x, y, 10)
+        i, j = made.STEPS.index(a), made.STEPS.index(b)
+        assert facts["plane"]["first"][j][i] == pytest.approx(float(own[4]), abs=1e-3)
+        assert facts["plane"]["second"][j][i] == pytest.approx(float(own[9]), abs=1e-3)
+        eight = float(own.sum() - own[4] - own[9]) / 8
+        assert facts["plane"]["others"][j][i] == pytest.approx(eight, abs=1e-3)
+    for name, value in made.corners(facts["plane"]).items():
+        assert facts[name] == value
+    assert facts["pair_left"] < 0.1 and facts["pair_others"] > 0.9 > facts["pair_far"], "what the caption says"
+
+
 @pytest.mark.filterwarnings("ignore:layer")  # a cut at which most directions go is what is asked for
 def test_the_cuts_are_those_of_el_extract(file):
     """At three of the recorded cuts, and what the first layer sees."""
@@ -117,6 +132,7 @@ def test_the_stills_are_drawn_from_the_files(facts):
         ("digits", made.still_of_digits(facts)),
         ("cut", made.still_of_cut(more)),
         ("clouds", made.still_of_clouds(more)),
+        ("plane", made.still_of_plane(facts["plane"])),
     ):
         path = made.STILLS / f"{name}.html"
         assert path.read_text(encoding="utf-8") == text, "run `python book/make_explorable.py`"
