@@ -112,7 +112,7 @@ def test_what_is_alive_is_accessible(tab, theme):
     one = opened(tab, TOUCH, theme=theme)
     one.page.get_by_role("button", name="Erase the 7").click()
     one.settle()
-    for name in ("digits", "plane", "cut", "clouds"):
+    for name in ("digits", "plane", "answers", "cut", "clouds"):
         found = violations(one.page, scope=f"#touch-{name}")
         assert not found, pretty(found)
 
@@ -192,10 +192,29 @@ def test_the_plane_is_dragged_and_walked(tab):
     assert not one.errors and not one.failed, pretty(one.errors + one.failed)
 
 
+def test_whom_to_forget_is_chosen_and_read(tab):
+    one = opened(tab, TOUCH)
+    whom, which = one.page.get_by_label("whom the model forgets"), one.page.get_by_label("what it is asked")
+    said, spoken = (
+        one.page.locator("#touch-answers .touch-result"),
+        one.page.locator("#touch-answers .touch-tokens + p"),
+    )
+    assert "was forgotten" in said.inner_text() and one.page.locator("#touch-answers .touch-token.is-out").count()
+    whom.select_option("0")
+    assert "None of" in said.inner_text() and not one.page.locator("#touch-answers .touch-token.is-out").count()
+    whom.select_option("1")
+    which.select_option("2")
+    assert "another group" in said.inner_text() and "None of" in said.inner_text()
+    which.select_option("0")
+    right, says = re.match(r"Right: “(.*)” By itself the model says: “(.*)”", spoken.inner_text()).groups()
+    assert right != says
+    assert not one.errors and not one.failed, pretty(one.errors + one.failed)
+
+
 def test_without_a_script_there_are_small_multiples(tab):
     one = tab(java_script_enabled=False)
     one.page.goto(one.site + TOUCH)
-    for name, least in (("digits", 11), ("plane", 3), ("cut", 2), ("clouds", 4)):
+    for name, least in (("digits", 11), ("plane", 3), ("answers", 2), ("cut", 2), ("clouds", 4)):
         drawings = one.page.locator(f"#touch-{name} svg")
         assert drawings.count() == least and drawings.first.is_visible()
     assert not one.page.locator(".touch-live").count()
