@@ -60,7 +60,7 @@ bench: $(STAMP) ## what each step costs, about 35 minutes on an idle machine; wr
 	  --no-deps --target _build/peer ai-engram==0.11 || echo "The authors' package could not be installed: no comparison."
 	@PYTHONPATH=_build/peer $(BIN)/python -m tests.benchmarks $(PARTS) $(BENCH)
 
-site-test: $(VENV)/.installed-site ## the built book in a real browser, about 5 minutes (needs chromium; says so if there is none)
+site-test: $(VENV)/.installed-site ## the built book in a real browser, about 9 minutes (needs chromium; says so if there is none)
 	@$(BIN)/python book/browser.py
 	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/site -q $(PYTEST)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lab/plots/test_players_in_browser.py -q $(PYTEST)
@@ -105,7 +105,7 @@ repoint: $(STAMP) ## point every link at your fork: make repoint REPO=https://gi
 assignments: $(VENV)/.installed-course ## make the student notebooks and autograders from their masters
 	@$(BIN)/python book/assignments/build.py
 
-course-test: $(VENV)/.installed-course ## every assignment run and graded: solutions, empty notebooks, typical mistakes, cheats; 7 minutes
+course-test: $(VENV)/.installed-course ## every assignment run and graded: solutions, empty notebooks, typical mistakes, cheats; 10 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q --nbval-lax --nbval-current-env \
 	  tests/assignments book/assignments/student $(PYTEST)
 

@@ -97,6 +97,7 @@ def mathml(source: str, block: bool) -> str:
     made = convert(text, display="block" if block else "inline")
     if left_over := re.search(r"\\[a-zA-Z]+|&(?!#|amp;|lt;|gt;|quot;|apos;)", made):
         raise ValueError(f"the formula {text!r} has {left_over[0]!r}, which did not become MathML")
+    made = re.sub(r"<mo>(&#x23D[EF];)", r'<mo stretchy="true">\1', made)  # braces as wide as what they hold
     plain = escape(" ".join(text.split()), quote=True)
     return made.replace("<math ", f'<math alttext="{plain}" ', 1)
 

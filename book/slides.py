@@ -219,13 +219,16 @@ def lecture(plan: dict, chapters: dict[str, Chapter], told: dict[str, tuple[str,
         for which in shows["formulas"]:
             if which not in chapter.formulas:
                 raise ValueError(f"{plan['name']}: chapter {number} has no formula ({which})")
+            wide = " wide" if len(re.sub(r"<[^>]*>", "", chapter.formulas[which])) > 45 else ""
             made.append(
                 slide(
-                    f'<h2>One formula</h2><div class="formula">{chapter.formulas[which]}</div><p>({which})</p>',
+                    f'<h2>One formula</h2><div class="formula{wide}">{chapter.formulas[which]}</div><p>({which})</p>',
                     f"<p>Formula ({which}). Say each symbol aloud before you go on.</p>",
                     source,
                 )
             )
+        told_here = [chapter.facts[key] for key in ("Claim", "Evidence", "Controls") if key in chapter.facts]
+        size = "control long" if len(" ".join(told_here)) > 700 else "control"
         facts = "".join(
             f"<li><strong>{key}:</strong> {chapter.facts[key]}</li>"
             for key in ("Claim", "Evidence", "Controls") if key in chapter.facts
@@ -235,7 +238,7 @@ def lecture(plan: dict, chapters: dict[str, Chapter], told: dict[str, tuple[str,
                 f"<h2>The claim, and its controls</h2><ul>{facts}</ul>",
                 f"<p>Where students go wrong: {plain(wrong)}</p>",
                 source,
-                "control",
+                size,
             )
         )
         made.append(
