@@ -219,7 +219,7 @@ def lecture(plan: dict, chapters: dict[str, Chapter], told: dict[str, tuple[str,
         for which in shows["formulas"]:
             if which not in chapter.formulas:
                 raise ValueError(f"{plan['name']}: chapter {number} has no formula ({which})")
-            wide = " wide" if len(re.sub(r"<[^>]*>", "", chapter.formulas[which])) > 45 else ""
+            wide = " wide" if len(re.sub(r"<[^>]*>", "", chapter.formulas[which])) > 34 else ""
             made.append(
                 slide(
                     f'<h2>One formula</h2><div class="formula{wide}">{chapter.formulas[which]}</div><p>({which})</p>',
