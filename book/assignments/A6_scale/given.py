@@ -9,9 +9,7 @@ def learnt(seed):
 
     data = datasets.digits(seed=seed).flat()
     model = models.mlp([64, 48, 48, 10], seed=seed)
-    training.train_classifier(
-        model, data, epochs=30, lr=2e-3, batch_size=64, seed=seed, validate=False, progress=False
-    )
+    training.train_classifier(model, data, epochs=30, lr=2e-3, batch_size=64, seed=seed, validate=False, progress=False)
     return data, model
 
 
