@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PORT   ?= 8000
 PYTEST ?=
+GPU    ?=
 METHOD := engramlib/*.py engramlib/analysis tests/test_*.py tests/analysis
 # The lower bounds of pyproject.toml, and today's newest: what `make test-oldest` and `make test-newest` try.
 OLDEST := .venv-oldest
@@ -15,7 +16,7 @@ PYTHON_NEWEST ?= python3.13
 
 .DEFAULT_GOAL := help
 .PHONY: help book test chapter check test-oldest test-newest serve clean repoint install assignments course-test \
-  site-test links myst wheel campaign mutation bench
+  site-test epub pdf slides links myst wheel campaign mutation bench
 # Made on the way to another target, and kept.
 .PRECIOUS: $(VENV)/.installed-%
 
@@ -25,6 +26,7 @@ help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12 | sed 's/^/  make /'
 	@echo
 	@echo "  PYTHON=python3.12 make ...        use another Python"
+	@echo "  make GPU=1 ...                    PyTorch with CUDA, when .venv is made (else without: 4 GB less)"
 	@echo "  ENGRAM_DATA=/my/data make ...     where MNIST lies (else downloaded when a chapter needs it)"
 	@echo "  make test PYTEST='-k moments'     pass options to pytest"
 	@echo "  make bench PARTS='conv growth'    some parts; BENCH=--quick: small models, to see that it runs"
@@ -58,10 +60,22 @@ bench: $(STAMP) ## what each step costs, about 35 minutes on an idle machine; wr
 	  --no-deps --target _build/peer ai-engram==0.11 || echo "The authors' package could not be installed: no comparison."
 	@PYTHONPATH=_build/peer $(BIN)/python -m tests.benchmarks $(PARTS) $(BENCH)
 
-site-test: $(VENV)/.installed-site ## the built book in a real browser, about 5 minutes (needs chromium; says so if there is none)
+site-test: $(VENV)/.installed-site ## the built book in a real browser, about 9 minutes (needs chromium; says so if there is none)
 	@$(BIN)/python book/browser.py
 	@ENGRAM_SITE=_build/html OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/site -q $(PYTEST)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lab/plots/test_players_in_browser.py -q $(PYTEST)
+
+epub: $(STAMP) ## the built book as an e-book, _build/ai-engrams.epub, a minute
+	@test -f _build/html/index.html || { echo "No book yet: run 'make book' first."; exit 1; }
+	@$(BIN)/python book/paper.py epub
+
+pdf: $(VENV)/.installed-site ## the built book as a PDF, _build/ai-engrams.pdf (needs chromium; says so if there is none)
+	@test -f _build/html/index.html || { echo "No book yet: run 'make book' first."; exit 1; }
+	@$(BIN)/python book/paper.py pdf
+
+slides: $(VENV)/.installed-site ## six lectures and every figure as SVG and PNG, in _build/slides; after make book
+	@test -f _build/html/index.html || { echo "No book yet: run 'make book' first."; exit 1; }
+	@$(BIN)/python book/slides.py
 
 links: $(STAMP) ## does every address outside the book still answer? After make book; needs the network
 	@$(BIN)/python book/check_links.py
@@ -91,7 +105,7 @@ repoint: $(STAMP) ## point every link at your fork: make repoint REPO=https://gi
 assignments: $(VENV)/.installed-course ## make the student notebooks and autograders from their masters
 	@$(BIN)/python book/assignments/build.py
 
-course-test: $(VENV)/.installed-course ## every assignment run and graded: solutions, empty notebooks, typical mistakes, cheats; 7 minutes
+course-test: $(VENV)/.installed-course ## every assignment run and graded: solutions, empty notebooks, typical mistakes, cheats; 10 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q --nbval-lax --nbval-current-env \
 	  tests/assignments book/assignments/student $(PYTEST)
 
@@ -100,7 +114,7 @@ install: $(STAMP) ## only make .venv
 clean: ## remove what was made: the .venv folders, _build and dist
 	rm -rf $(VENV) $(OLDEST) $(NEWEST) _build dist
 
-# Installed again whenever the requirements change.
+# Installed again whenever the requirements change; book/start.py does it, as for a reader.
 $(STAMP): pyproject.toml requirements.txt
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
 	  echo "No $(PYTHON) found: install Python 3.10 or newer, or name yours: make PYTHON=/path/to/python"; exit 1; }
@@ -108,10 +122,7 @@ $(STAMP): pyproject.toml requirements.txt
 	  echo "$$("$(PYTHON)" --version 2>&1) is too old: Python 3.10 or newer is needed. Try make PYTHON=python3.12"; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
-	@echo "Installing into $(VENV): about 2 minutes and 6.4 GB (PyTorch is most of it), once ..."
-	@"$(PYTHON)" -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -r requirements.txt || { \
-	  echo "The install failed, see above. Check the network and the disk (7 GB), then run make again."; exit 1; }
+	@"$(PYTHON)" book/start.py --all --venv "$(VENV)" $(if $(GPU),--gpu)
 	@touch $@
 	@echo "Installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)"
 

@@ -262,6 +262,37 @@ def measured(these: Rounded, x: Tensor, y: Tensor) -> dict:
     }
 
 
+PAIR = (4, 9)  # the two digits of chapter 04's plane
+STEPS = [-1 + 0.5 * k for k in range(9)]
+
+
+def on_the_plane(these: Rounded, x: Tensor, y: Tensor) -> dict:
+    """Accuracy on the 4, on the 9 and on the other eight, for every pair of strengths in STEPS; rows: of the 9."""
+    model, engrams = networks(these)
+    first, second = PAIR
+    found: dict[str, list[list[float]]] = {"first": [], "second": [], "others": []}
+    for b in STEPS:
+        rows: dict[str, list[float]] = {name: [] for name in found}
+        for a in STEPS:
+            own = training.class_accuracy(el.ablate(model, a * engrams[first] + b * engrams[second]), x, y, 10)
+            rows["first"].append(float(own[first]))
+            rows["second"].append(float(own[second]))
+            rows["others"].append(float((own.sum() - own[first] - own[second]) / 8))
+        for name, row in rows.items():
+            found[name].append([round(v, 3) for v in row])
+    return found
+
+
+def corners(plane: dict) -> dict:
+    """What the caption says of the plane: the other eight with both erased and with both at 3, and what is left."""
+    one, far = STEPS.index(1.0), STEPS.index(3.0)
+    return {
+        "pair_left": (plane["first"][one][one] + plane["second"][one][one]) / 2,
+        "pair_others": plane["others"][one][one],
+        "pair_far": plane["others"][far][far],
+    }
+
+
 def at_every_cut(model: nn.Sequential, x: Tensor, y: Tensor) -> dict:
     """The spectrum of what the first layer sees of the real training images, and what erasing does, for every cut.
 
@@ -436,6 +467,41 @@ def still_of_clouds(more: dict) -> str:
     return panels(drawn)
 
 
+def still_of_plane(plane: dict) -> str:
+    """Three heatmaps of the plane: a cell is as blue as its digits are read; the square has the four of chapter 04."""
+    side, left, top = 15, 26, 20
+    drawn = []
+    for name, title in (("first", "the 4"), ("second", "the 9"), ("others", "the other eight")):
+        cells = "".join(
+            f'<rect x="{left + side * i}" y="{top + side * (len(STEPS) - 1 - j)}" width="{side - 1}" '
+            f'height="{side - 1}" fill="{BLUE}" fill-opacity="{value:.2f}"/>'
+            for j, row in enumerate(plane[name])
+            for i, value in enumerate(row)
+        )
+        marks = "".join(
+            f'<text x="{left + side * (i + 0.5):g}" y="{top + side * len(STEPS) + 12}" text-anchor="middle" '
+            f'fill="currentColor">{label}</text>'
+            f'<text x="{left - 5}" y="{top + side * (len(STEPS) - i - 0.5) + 4:g}" text-anchor="end" '
+            f'fill="currentColor">{label}</text>'
+            for i, label in ((0, "−1"), (2, "0"), (4, "1"), (8, "3"))
+        )
+        x0, y0 = left + side * 2, top + side * (len(STEPS) - 1 - 4)
+        square = (
+            f'<path d="M{x0} {y0}h{3 * side - 1}v{3 * side - 1}h-{3 * side - 1}z" fill="none" stroke="{ORANGE}" '
+            'stroke-width="2"/>'
+        )
+        names = (
+            f'<text x="{left}" y="12" fill="currentColor">{title}</text>'
+            f'<text x="{left + side * 4.5:g}" y="{top + side * len(STEPS) + 26}" text-anchor="middle" '
+            'fill="currentColor">α of the 4 (up: α of the 9)</text>'
+        )
+        alt = f"Accuracy on {title} for nine by nine strengths of the two engrams, from -1 to 3."
+        drawn.append(
+            svg(left + side * len(STEPS) + 34, top + side * len(STEPS) + 32, alt, cells + square + marks + names)
+        )
+    return panels(drawn)
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 
 
@@ -453,6 +519,8 @@ def main() -> int:
         str(cut): [float(np.mean(more["left"][i])), float(np.mean(more["kept"][i])), more["directions"][i]]
         for i, cut in enumerate(CUTS)
     }
+    facts["plane"] = on_the_plane(whole, x, y)
+    facts |= corners(facts["plane"])
     OUT.mkdir(exist_ok=True)
     STILLS.mkdir(exist_ok=True)
     files = {
@@ -462,6 +530,7 @@ def main() -> int:
         STILLS / "digits.html": still_of_digits(facts),
         STILLS / "cut.html": still_of_cut(more),
         STILLS / "clouds.html": still_of_clouds(more),
+        STILLS / "plane.html": still_of_plane(facts["plane"]),
     }
     for path, text in files.items():
         path.write_text(text, encoding="utf-8")

@@ -17,6 +17,8 @@ SCRIPTS = {
     "digits": ("digits-data.js", "touch-digits.js"),
     "cut": ("more-data.js", "touch-cut.js"),
     "clouds": ("more-data.js", "touch-clouds.js"),
+    "plane": ("digits-data.js", "touch-plane.js"),
+    "answers": ("answers-data.js", "touch-answers.js"),
 }
 SHARED = ("engine.js", "page.js")
 
@@ -38,10 +40,11 @@ class Explorable(SphinxDirective):
         if name not in SCRIPTS:
             raise self.error(f"explorable: give one of {', '.join(SCRIPTS)}, not {name!r}.")
         root = Path(self.env.srcdir)
-        still, facts = root / STILLS / f"{name}.html", root / FOLDER / "facts.json"
-        for path in (still, facts, root / STILLS / "captions.yaml"):
+        still, files = root / STILLS / f"{name}.html", (root / FOLDER / "facts.json", root / STILLS / "answers.json")
+        for path in (still, *files, root / STILLS / "captions.yaml"):
             self.env.note_dependency(str(path))
-        caption = captions(root / STILLS, json.loads(facts.read_text(encoding="utf-8")))[name]
+        facts = {key: value for path in files for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+        caption = captions(root / STILLS, facts)[name]
         html = (
             f'<figure class="engram-figure engram-touch" id="touch-{name}" data-explorable="{name}">\n'
             f"{still.read_text(encoding='utf-8')}<figcaption>{escape(caption, quote=False)}</figcaption></figure>"

@@ -81,7 +81,15 @@ def test_requirements_name_what_the_book_stands_on_and_no_version():
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize(
-    ("target", "extra"), [("assignments", "course"), ("course-test", "course"), ("site-test", "site"), ("test", None)]
+    ("target", "extra"),
+    [
+        ("assignments", "course"),
+        ("course-test", "course"),
+        ("site-test", "site"),
+        ("pdf", "site"),
+        ("slides", "site"),
+        ("test", None),
+    ],
 )
 def test_a_command_installs_its_extra_and_no_other(target, extra, tmp_path):
     """As `make` would do it on a machine where nothing was installed (dry run)."""
@@ -90,4 +98,4 @@ def test_a_command_installs_its_extra_and_no_other(target, extra, tmp_path):
     assert re.findall(r'-e "\.\[(\w+)\]"', said) == ([extra] if extra else [])
     for path in re.findall(r"\btests/[\w/.]+", said):
         assert (ROOT / path).exists(), f"make {target} names {path}"
-    assert said.index("-r requirements.txt") < (said.index('-e ".[') if extra else said.index(".ci/parts.py"))
+    assert said.index("book/start.py --all") < (said.index('-e ".[') if extra else said.index(".ci/parts.py"))

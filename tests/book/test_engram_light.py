@@ -115,7 +115,8 @@ def test_explorables_load_their_scripts_and_nothing_twice():
 
 
 def test_every_explorable_has_a_still_a_caption_and_a_place():
-    facts = json.loads((ROOT / touch.FOLDER / "facts.json").read_text(encoding="utf-8"))
+    files = (ROOT / touch.FOLDER / "facts.json", ROOT / touch.STILLS / "answers.json")
+    facts = {key: value for path in files for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
     told = touch.captions(ROOT / touch.STILLS, facts)
     page = (ROOT / "book" / "things-to-touch.md").read_text(encoding="utf-8")
     for name in touch.SCRIPTS:

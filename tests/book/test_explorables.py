@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import drawn_digits
+import make_answers as recorded
 import make_explorable as made
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import torch
 from notebooks import ROOT
 
 import engramlib as el
+from engramlib import language
 from engramlib.lab import data as datasets
 from engramlib.lab import training
+from engramlib.lab.studies import trained
 
 SCRIPTS = ROOT / "book" / "_static" / "explorables"
 TESTS = ROOT / "tests" / "explorables"
@@ -95,6 +98,21 @@ def test_what_the_captions_say_holds(facts):
     assert facts["drawn"] > 0.95 and facts["drawn_erased"] < 0.1 and facts["drawn_others"] > 0.94
 
 
+def test_the_plane_is_that_of_the_file(file, facts):
+    whole, x, y = file
+    model, engrams = made.networks(whole)
+    for a, b in ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (3.0, -1.0)):
+        own = training.class_accuracy(el.ablate(model, a * engrams[4] + b * engrams[9]), x, y, 10)
+        i, j = made.STEPS.index(a), made.STEPS.index(b)
+        assert facts["plane"]["first"][j][i] == pytest.approx(float(own[4]), abs=1e-3)
+        assert facts["plane"]["second"][j][i] == pytest.approx(float(own[9]), abs=1e-3)
+        eight = float(own.sum() - own[4] - own[9]) / 8
+        assert facts["plane"]["others"][j][i] == pytest.approx(eight, abs=1e-3)
+    for name, value in made.corners(facts["plane"]).items():
+        assert facts[name] == value
+    assert facts["pair_left"] < 0.1 and facts["pair_others"] > 0.9 > facts["pair_far"], "what the caption says"
+
+
 @pytest.mark.filterwarnings("ignore:layer")  # a cut at which most directions go is what is asked for
 def test_the_cuts_are_those_of_el_extract(file):
     """At three of the recorded cuts, and what the first layer sees."""
@@ -117,9 +135,35 @@ def test_the_stills_are_drawn_from_the_files(facts):
         ("digits", made.still_of_digits(facts)),
         ("cut", made.still_of_cut(more)),
         ("clouds", made.still_of_clouds(more)),
+        ("plane", made.still_of_plane(facts["plane"])),
     ):
         path = made.STILLS / f"{name}.html"
         assert path.read_text(encoding="utf-8") == text, "run `python book/make_explorable.py`"
+
+
+def test_the_answers_are_whole_and_say_what_the_caption_says():
+    """Recorded by make_answers.py: the model knows them all; its own group goes, the others stay."""
+    found = made.read(SCRIPTS / "answers-data.js")
+    told = json.loads((made.STILLS / "answers.json").read_text(encoding="utf-8"))
+    states = 1 + len(found["groups"])
+    for row in found["rows"]:
+        for key in ("p", "first"):
+            assert len(row[key]) == states and {len(line) for line in row[key]} == {len(row["tokens"])}
+        assert "".join(row["tokens"]).strip() == row["answer"] == row["says"][0] and all(row["first"][0])
+        assert all(0 <= p <= 1 for line in row["p"] for p in line) and len(row["says"]) == states
+        assert not row["question"].startswith("Question") and row["question"].endswith("?")
+    assert recorded.facts(found) == told and recorded.still(found) == (made.STILLS / "answers.html").read_text("utf-8")
+    assert told["answers_before"] > 0.98 and told["answers_kept"] > 0.95 and told["answers_left"] < 0.4
+
+
+def test_the_recorded_answers_are_those_of_the_model():
+    """Two questions of the model as trained, asked again."""
+    found = made.read(SCRIPTS / "answers-data.js")
+    model, tokenizer = trained.load("full", 0)
+    questions = datasets.authors().pairs("full")
+    asked = [questions[160 * recorded.GROUPS[0] + k] for k in recorded.PICK]
+    for row, one in zip(found["rows"], language.answer_logprobs(model, tokenizer, asked), strict=False):
+        assert row["p"][0] == pytest.approx(one.logprobs.exp().tolist()[: len(row["tokens"])], abs=2e-3)
 
 
 def test_the_files_are_small():

@@ -22,8 +22,10 @@ def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def tree(tmp_path):
-    (tmp_path / ".ci").mkdir()
-    for name in ("Makefile", "pyproject.toml", "requirements.txt", ".ci/bounds.py"):
+    for folder in (".ci", "book/part1"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "book/part1/00_first.ipynb").touch()
+    for name in ("Makefile", "pyproject.toml", "requirements.txt", ".ci/bounds.py", "book/start.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -39,7 +41,8 @@ def test_help_is_the_default_and_names_every_command(tree):
     done = make(tree)
     assert done.returncode == 0
     commands = (
-        "book test chapter check course-test site-test links myst wheel bench test-oldest test-newest serve clean"
+        "book test chapter check course-test site-test epub pdf slides links myst wheel bench "
+        "test-oldest test-newest serve clean"
     )
     for command in [*commands.split(), "repoint"]:
         assert f"make {command} " in done.stdout
@@ -73,14 +76,16 @@ def test_python_without_venv(tree):
 
 
 def test_failed_install_is_not_remembered(tree):
-    script = (
-        'case "$2" in venv) mkdir -p .venv/bin; printf "#!/bin/sh\\nexit 1\\n" > .venv/bin/python; '
-        "chmod +x .venv/bin/python;; esac"
-    )
-    done = make(tree, "book", fake_python(tree, script))
+    """The environment is there, and its pip fails."""
+    (tree / ".venv" / "bin").mkdir(parents=True)
+    (tree / ".venv" / "bin" / "python").write_text("#!/bin/sh\necho $* >> asked\nexit 3\n")
+    (tree / ".venv" / "bin" / "python").chmod(0o755)
+    done = make(tree, "book", f"PYTHON={sys.executable}", "GPU=1")  # CUDA on Linux: no index but PyPI is asked
     assert done.returncode != 0
-    assert "The install failed" in done.stdout
-    assert not (tree / ".venv" / ".installed").exists()
+    assert "python failed (3). See above. Check the network and the disk" in done.stderr
+    assert "[1/1] Installing PyTorch and what the book and its tests need ..." in done.stdout
+    assert (tree / "asked").read_text().endswith("-r " + str(tree / "requirements.txt") + "\n")
+    assert not (tree / ".venv" / ".installed").exists() and not (tree / ".venv" / ".started").exists()
 
 
 def test_serve_without_a_book_says_how_to_make_one(tree):

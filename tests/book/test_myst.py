@@ -9,7 +9,7 @@ LEFT = {
     ("directive", "eval-rst"): 12,  # the API page, from docstrings
     ("directive", "raw html"): 10,  # the hero, the figures of How fast it is
     ("directive", "scoreboard"): 3,  # ours, book/_ext/engram_pages.py
-    ("directive", "explorable"): 4,  # ours, book/_ext/engram_touch.py
+    ("directive", "explorable"): 6,  # ours, book/_ext/engram_touch.py
     ("directive", "exercises"): 2,  # ours
     ("directive", "citation-bibtex"): 2,  # ours, book/_ext/engram_site.py
     ("directive", "nb-exec-table"): 1,  # MyST-NB's

@@ -132,3 +132,12 @@ test("every cut is recorded with all its numbers", () => {
   for (const name of ["left", "kept", "parts", "directions"]) assert.equal(more[name].length, more.cuts.length, name);
   more.cuts.forEach((cut, i) => assert.equal(more.directions[i], more.spectrum.filter((v) => v > cut).length));
 });
+
+test("two engrams at once: each takes its own digit, wherever the other stands", () => {
+  const read = (four, nine) => engine.byDigit(engine.forward(engine.edit(model.network, model.engrams,
+    none.map((_, c) => (c === 4 ? four : c === 9 ? nine : 0))), model.images).logits, model.labels);
+  for (const other of [0, 0.5, 1]) {
+    assert.ok(read(1, other)[4] < 0.15 && read(0, other)[4] > 0.85, `the 4 at ${other} of the 9`);
+    assert.ok(read(other, 1)[9] < 0.15 && read(other, 0)[9] > 0.75, `the 9 at ${other} of the 4`);
+  }
+});

@@ -112,7 +112,7 @@ def test_what_is_alive_is_accessible(tab, theme):
     one = opened(tab, TOUCH, theme=theme)
     one.page.get_by_role("button", name="Erase the 7").click()
     one.settle()
-    for name in ("digits", "cut", "clouds"):
+    for name in ("digits", "plane", "answers", "cut", "clouds"):
         found = violations(one.page, scope=f"#touch-{name}")
         assert not found, pretty(found)
 
@@ -140,7 +140,10 @@ def test_the_cut_moves_by_key_and_says_what_is_left(tab):
 
 def test_clouds_move_by_mouse_and_by_key(tab):
     one = opened(tab, TOUCH)
-    handle, said = one.page.locator(".touch-handle").first, one.page.locator("#touch-clouds .touch-result")
+    handle, said = (
+        one.page.locator("#touch-clouds .touch-handle").first,
+        one.page.locator("#touch-clouds .touch-result"),
+    )
     handle.scroll_into_view_if_needed()
     before, box = said.inner_text(), handle.bounding_box()
     one.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -165,10 +168,53 @@ def test_clouds_move_by_mouse_and_by_key(tab):
     assert said.inner_text() == before
 
 
+def test_the_plane_is_dragged_and_walked(tab):
+    one = opened(tab, TOUCH)
+    handle, said = one.page.locator("#touch-plane .touch-handle"), one.page.locator("#touch-plane .touch-result")
+    one.page.get_by_role("button", name="Without the 4").click()
+    one.settle()
+    share = r"\D*(\d+)\D*".join(("4 is read in", "the 9 in", "the other eight in", "$"))
+    four, nine, eight = map(int, re.search(share, said.inner_text()).groups())
+    assert four < 10 and nine > 85 and eight > 85
+    handle.focus()
+    for key in ["ArrowLeft"] * 4 + ["ArrowUp"] * 4:
+        one.page.keyboard.press(key)
+    one.settle()
+    four, nine, _ = map(int, re.search(share, said.inner_text()).groups())
+    assert four > 85 and nine < 10 and "α of the 9 1." in handle.get_attribute("aria-label")
+    before, box = said.inner_text(), handle.bounding_box()
+    one.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    one.page.mouse.down()
+    one.page.mouse.move(box["x"] + 120, box["y"] - 60, steps=4)
+    one.page.mouse.up()
+    one.settle()
+    assert said.inner_text() != before
+    assert not one.errors and not one.failed, pretty(one.errors + one.failed)
+
+
+def test_whom_to_forget_is_chosen_and_read(tab):
+    one = opened(tab, TOUCH)
+    whom, which = one.page.get_by_label("whom the model forgets"), one.page.get_by_label("what it is asked")
+    said, spoken = (
+        one.page.locator("#touch-answers .touch-result"),
+        one.page.locator("#touch-answers .touch-tokens + p"),
+    )
+    assert "was forgotten" in said.inner_text() and one.page.locator("#touch-answers .touch-token.is-out").count()
+    whom.select_option("0")
+    assert "None of" in said.inner_text() and not one.page.locator("#touch-answers .touch-token.is-out").count()
+    whom.select_option("1")
+    which.select_option("2")
+    assert "another group" in said.inner_text() and "None of" in said.inner_text()
+    which.select_option("0")
+    right, says = re.match(r"Right: “(.*)” By itself the model says: “(.*)”", spoken.inner_text()).groups()
+    assert right != says
+    assert not one.errors and not one.failed, pretty(one.errors + one.failed)
+
+
 def test_without_a_script_there_are_small_multiples(tab):
     one = tab(java_script_enabled=False)
     one.page.goto(one.site + TOUCH)
-    for name, least in (("digits", 11), ("cut", 2), ("clouds", 4)):
+    for name, least in (("digits", 11), ("plane", 3), ("answers", 2), ("cut", 2), ("clouds", 4)):
         drawings = one.page.locator(f"#touch-{name} svg")
         assert drawings.count() == least and drawings.first.is_visible()
     assert not one.page.locator(".touch-live").count()

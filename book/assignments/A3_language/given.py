@@ -34,3 +34,19 @@ def whole(model, tokenizer, pairs):
 
     right = [floats(a.greedy)[1] for a in language.answer_logprobs(model, tokenizer, pairs, batch_size=64)]
     return sum(all(v == 1.0 for v in tokens) for tokens in right) / len(right)
+
+
+def beaten(model, tokenizer, entries):
+    """For each entry: how many of its five wrong answers have a lower mean log-probability than the right one."""
+    from engramlib import language
+
+    found = []
+    for entry in entries:
+        texts = [entry.paraphrased_answer, *entry.perturbed_answers]
+        pairs = [(entry.pair[0], " " + text) for text in texts]
+        mean = []
+        for answer in language.answer_logprobs(model, tokenizer, pairs):
+            values = floats(answer.logprobs)[1]
+            mean.append(sum(values) / len(values))
+        found.append(sum(mean[0] > wrong for wrong in mean[1:]))
+    return found

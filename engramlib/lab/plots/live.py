@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -11,6 +14,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 from engramlib.lab.plots.figure import close, figure_html, need
+from engramlib.lab.plots.player import player
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MISSING = (
@@ -26,6 +30,7 @@ def live(
     start: Sequence[object],
     caption: str,
     alt: str,
+    page: Mapping[str, Sequence[object]] | None = None,
 ) -> None:
     """Show `draw(*values)` with one control a value, and draw again whenever the reader changes one.
 
@@ -35,6 +40,9 @@ def live(
     Needs a kernel that answers and ipywidgets: Colab has both. Where somebody only looks (the built book, a run by
     `nbval` or `nbconvert`), or without ipywidgets, the same picture stands there at the start values, with no widget
     in the output. `ENGRAM_LIVE=1` or `0` in the environment overrules what is found out about the front end.
+
+    `page`: control -> the values that the picture has on a page, the start's among them. All their combinations are
+    drawn then, and sliders choose among them, in plain HTML; each state is kept as what differs from the start.
     """
     need(caption=caption, alt=alt)
     values = _checked(controls, start)
@@ -48,7 +56,14 @@ def live(
     if box is not None and "google.colab" in sys.modules:
         display(box)
         return
-    note = f"(Here {_said(controls, values)}. In Jupyter and Colab you set {' and '.join(controls)} yourself.)"
+    names = " and ".join(controls)
+    if page is not None and not wanted:
+        steps = _steps(controls, values, page)
+        note = f"(At first {_said(controls, values)}. In Jupyter and Colab you set {names} to any value.)"
+        told = f"{caption} {note}"
+        display({"text/html": _player(draw, steps, values, told, alt), "text/plain": f"{alt}\n{told}"}, raw=True)
+        return
+    note = f"(Here {_said(controls, values)}. In Jupyter and Colab you set {names} yourself.)"
     told = f"{caption} {note}"
     bundle = {"text/html": _picture(draw, controls, values, told, alt), "text/plain": f"{alt}\n{told}"}
     if box is not None:  # the picture goes along, for whoever opens the saved notebook without its kernel
@@ -134,3 +149,89 @@ def _checked(controls: Mapping[str, Sequence[object]], start: Sequence[object]) 
         elif value not in list(given):
             raise ValueError(f"live: {name} starts at {value!r}, which is not among its choices {list(given)}.")
     return values
+
+
+# --- on a page: every state is drawn beforehand ----------------------------------------------------------------------
+
+_SCRIPT = """
+function(box){
+ var d=JSON.parse(box.querySelector("script[type='application/json']").textContent),
+  panels=box.querySelector(".engram-panels"),sliders=Array.from(box.querySelectorAll("input")),
+  outs=Array.from(box.querySelectorAll("output"));
+ function show(){
+  var at=0,parts=d.parts.slice();
+  sliders.forEach(function(s,k){
+   at=at*d.labels[k].length+(+s.value);
+   s.setAttribute("aria-valuetext",d.labels[k][+s.value]);outs[k].textContent=d.labels[k][+s.value];
+  });
+  d.states[at].forEach(function(e){parts[e[0]]=e[1];});
+  panels.innerHTML=parts.join("");
+ }
+ sliders.forEach(function(s){s.addEventListener("input",show);});
+ show();
+}
+"""
+_PARTS = re.compile(r'("[^"]*"|>[^<]*<)')
+_ID = re.compile(r'\bid="([^"]+)"')
+
+
+def _steps(controls: Mapping[str, object], start: Sequence[object], page: Mapping[str, Sequence[object]]):
+    """control -> its values on the page, checked."""
+    if set(page) != set(controls):
+        raise ValueError(f"live: page names {', '.join(page)}; the controls are {', '.join(controls)}.")
+    steps = {name: list(page[name]) for name in controls}
+    for (name, values), value in zip(steps.items(), start, strict=True):
+        if value not in values:
+            raise ValueError(f"live: {name} starts at {value}, which is not among its values on the page, {values}.")
+    return steps
+
+
+def _player(draw, steps: Mapping[str, list], start: Sequence[object], caption: str, alt: str) -> str:
+    """A slider for each control; the start's picture, and of every other one the parts that differ."""
+
+    def panels(values: Sequence[object]) -> str:
+        figs = draw(*values)
+        html = figure_html(figs, caption="c", alt=f"{alt}: {_said(steps, values)}")
+        close(figs)
+        return html[html.index('<div class="engram-panels"') : html.index("<figcaption>")]
+
+    first = panels(start)
+    opening, first = first[: first.index(">") + 1], first[first.index(">") + 1 : first.rindex("</div>")]
+    parts = _PARTS.split(first)
+    states = []
+    for values in itertools.product(*steps.values()):
+        inside = panels(values)
+        inside = _renamed(inside[inside.index(">") + 1 : inside.rindex("</div>")], first)
+        now = _PARTS.split(inside)
+        if len(now) != len(parts):
+            raise ValueError(
+                f"live: at {_said(steps, values)} the picture has other parts than at the start; on a page only their "
+                "sizes, places, colours and words may change."
+            )
+        states.append([[k, part] for k, (part, old) in enumerate(zip(now, parts, strict=True)) if part != old])
+    labels = [
+        [f"{value:g}" if isinstance(value, float) else f"{value}" for value in values] for values in steps.values()
+    ]
+    labels = [[text.replace("-", "\N{MINUS SIGN}") for text in texts] for texts in labels]
+    controls = "".join(
+        f'<label><span>{escape(name)}</span><input type="range" min="0" max="{len(values) - 1}" step="1" '
+        f'value="{values.index(value)}" autocomplete="off" aria-valuetext="{texts[values.index(value)]}"></label>'
+        f'<output aria-live="off">{texts[values.index(value)]}</output>'
+        for (name, values), texts, value in zip(steps.items(), labels, start, strict=True)
+    )
+    data = json.dumps({"parts": parts, "states": states, "labels": labels}, separators=(",", ":"), ensure_ascii=False)
+    kept = data.replace("</", "<\\/")  # no end of a script within a script
+    body = (
+        f'<div class="engram-controls" hidden role="group" aria-label="{escape(", ".join(steps))}">{controls}</div>'
+        f'{opening}{first}</div><script type="application/json">{kept}</script>'
+    )
+    return player(body, _SCRIPT, caption=caption)
+
+
+def _renamed(html: str, like: str) -> str:
+    """The same drawing with the ids of another: matplotlib makes new ones for each."""
+    mine, theirs = _ID.findall(html), _ID.findall(like)
+    if len(mine) != len(theirs):
+        return html
+    names = dict(zip(mine, theirs, strict=True))
+    return re.sub(r'(\bid="|#)([\w.-]+)', lambda found: found[1] + names.get(found[2], found[2]), html)

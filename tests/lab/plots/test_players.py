@@ -266,6 +266,57 @@ def test_where_nobody_is_the_picture_stands_there(monkeypatch):
     assert not plt.get_fignums()
 
 
+PAGE = {"α": [-1, 0.5, 1.0], "digit": range(5, 9)}
+
+
+def test_on_a_page_every_state_is_there_as_what_differs_from_the_start(monkeypatch):
+    html = show_live(monkeypatch, "0", page=PAGE)["text/html"]
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.S)[1].replace("<\\/", "</"))
+    assert data["labels"] == [["−1", "0.5", "1"], ["5", "6", "7", "8"]] and len(data["states"]) == 12
+    first = data["states"][1 * 4 + 2]
+    assert first == [], "the start differs in nothing from itself"
+    for at, (alpha, digit) in enumerate((a, d) for a in PAGE["α"] for d in PAGE["digit"]):
+        parts = list(data["parts"])
+        for k, part in data["states"][at]:
+            parts[k] = part
+        fresh = "".join(parts)
+        assert f"digit {digit} at {alpha:g}" in fresh and f"α = {alpha:g}, digit = {digit}" in fresh
+    page = Elements(html)
+    assert [s["value"] for s in page.get("input")] == ["1", "2"] and "hidden" in page.get("div", "engram-controls")[0]
+    assert "At first α = 0.5, digit = 7." in html
+    assert len(html) < 4 * len(show_live(monkeypatch, "0")["text/html"]), "states share what they have in common"
+    assert not plt.get_fignums()
+
+
+def test_where_somebody_is_the_page_does_not_matter(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    assert WIDGET in show_live(monkeypatch, "1", page=PAGE)
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ({"α": [0.5]}, "page names α; the controls are α, digit"),
+        ({"α": [0, 1], "digit": range(10)}, "α starts at 0.5, which is not among its values on the page"),
+    ],
+)
+def test_a_page_without_the_start_is_an_error(monkeypatch, page, message):
+    with pytest.raises(ValueError, match=message):
+        show_live(monkeypatch, "0", page=page)
+
+
+def test_a_picture_with_other_parts_is_an_error(monkeypatch):
+    def growing(n):
+        fig = line()
+        for _ in range(n):
+            fig.axes[0].plot([0, 1], [1, 0])
+        return fig
+
+    monkeypatch.setenv("ENGRAM_LIVE", "0")
+    with pytest.raises(ValueError, match="at n = 2 the picture has other parts"):
+        live(growing, {"n": [1, 2]}, start=[1], page={"n": [1, 2]}, **SAID)
+
+
 def test_a_control_draws_again(monkeypatch):
     boxes, make = [], ipywidgets.VBox
     monkeypatch.setattr("ipywidgets.VBox", lambda children: boxes.append(make(children)) or boxes[-1])

@@ -380,3 +380,40 @@ def test_paper_and_a_page_without_scripts_show_small_multiples(opened):
         assert page.locator(".engram-label:visible").count() == len(LABELS) + 3
         assert not page.locator(".engram-controls:visible").count() and not page.locator(".engram-now:visible").count()
         assert page.locator(".engram-lattice").is_visible()
+
+
+def test_a_live_cell_moves_on_a_page(chromium, tmp_path, monkeypatch):
+    """Two sliders choose among what was drawn beforehand; the picture and its description follow."""
+
+    def bars(alpha, digit):
+        fig, ax = plt.subplots(figsize=(3, 2))
+        ax.bar(range(3), [0.2 * (digit + 1), max(0.0, 1 - alpha), 0.5])
+        ax.set(title=f"digit {digit}, α = {alpha:g}", ylim=(0, 1))
+        return fig
+
+    shown = []
+    monkeypatch.setenv("ENGRAM_LIVE", "0")
+    monkeypatch.setattr("IPython.display.display", lambda data, raw=False: shown.append(data["text/html"]))
+    controls = {"α": (0.0, 2.0, 0.1), "digit": range(4)}
+    plots.live(bars, controls, start=[1.0, 2], caption="c", alt="a", page={"α": [0.0, 1.0, 2.0], "digit": range(4)})
+    path = tmp_path / "live.html"
+    path.write_text(f"<!doctype html>{plots.css()}{shown[0]}", encoding="utf-8")
+    errors = []
+    page = chromium.new_page(viewport={"width": 390, "height": 800})
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(path.as_uri())
+    said = "() => document.querySelector('.engram-panels svg').getAttribute('aria-label')"
+    title = page.locator(".engram-panels svg").first
+    assert page.evaluate(said).endswith("α = 1, digit = 2") and "digit 2, α = 1" in title.text_content()
+    first, second = page.locator("input[type=range]").all()
+    first.focus()
+    page.keyboard.press("End")
+    second.focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate(said).endswith("α = 2, digit = 1") and "digit 1, α = 2" in title.text_content()
+    assert [page.locator("output").nth(k).inner_text() for k in (0, 1)] == ["2", "1"]
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390 and not errors
+    page.close()
+    page = chromium.new_context(java_script_enabled=False).new_page()
+    page.goto(path.as_uri())
+    assert page.locator(".engram-panels svg").count() == 1 and not page.locator("input").first.is_visible()
