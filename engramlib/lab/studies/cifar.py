@@ -95,13 +95,13 @@ def trained(
         data,
         seed=seed,
         **network.training,
-        checkpoint=training.checkpoints() / f"{_slug(data.name)}-{network.name}-{part}-seed{seed}.pt",
+        checkpoint=training.checkpoints() / f"{slug(data.name)}-{network.name}-{part}-seed{seed}.pt",
         progress=progress,
     )
     return model, history
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """ "CIFAR-10 (JPEG)" -> "cifar-10-jpeg" """
     return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
 
