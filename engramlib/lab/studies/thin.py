@@ -1,30 +1,47 @@
 """CIFAR-10 with published weights: thin residual networks, fine-tuned on these images, then erased (chapters 08, 09).
 
-python -m engramlib.lab.studies thin                # trains: the networks, and those that never see the class
-python -m engramlib.lab.studies thin --record       # data/runs/cifar10-thin.json
+    python -m engramlib.lab.studies thin                      # trains the networks; checkpoints after every epoch
+    python -m engramlib.lab.studies thin --record             # data/runs/cifar10-thin.json: Fig. 4 and the frontier
+    python -m engramlib.lab.studies thin --table2 --record    # data/runs/cifar10-thin-table2.json
+
+In the rows `seed` is the number of the network in `NETWORKS`: 20, 32, 44 layers, whose weights were trained apart.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
+import engramlib as el
 from engramlib.lab import training
-from engramlib.lab.data import ImageData, cifar10
+from engramlib.lab.data import ImageData, Split, cifar10
 from engramlib.lab.models import zoo
+from engramlib.lab.models.zoo.vision import Normalised
+from engramlib.lab.records import runs
+from engramlib.lab.records.runs import Row
 from engramlib.lab.studies import recording
-from engramlib.lab.studies.cifar import FORGET, slug
-from engramlib.lab.training import PHOTOS
+from engramlib.lab.studies import unlearning as comparison
+from engramlib.lab.studies.cifar import FORGET, PAIRS, RCOND, chosen_settings, class_accuracy, compared, erasure, slug
+from engramlib.lab.studies.classwise import moments_by_class
+from engramlib.lab.training import PHOTOS, augmented
+from engramlib.lab.unlearning import controls
+from engramlib.lab.unlearning import vision as unlearning
+from engramlib.lab.unlearning.method import Method, Settings
+from engramlib.lab.unlearning.vision import Problem
+from engramlib.lab.unlearning.vision.engrams import refit_statistics
+
+# ---------------------------------------------------------------------------------------------------- networks
 
 
 class Thin(nn.Module):
     """A published thin ResNet as the studies need it: `fc` reads what `features` gives. Pixels in [0, 1] in."""
 
-    def __init__(self, published: zoo.Normalised) -> None:
+    def __init__(self, published: Normalised) -> None:
         super().__init__()
         self.register_buffer("mean", published.mean)
         self.register_buffer("std", published.std)
@@ -42,7 +59,10 @@ class Thin(nn.Module):
 
 @dataclass(frozen=True)
 class Network:
-    """A depth, and how it is trained: with published weights for a few epochs, or from scratch without a class."""
+    """A depth, and how it is trained: with published weights for a few epochs, or from scratch without a class.
+
+    `seen`: training images a class that edits and baselines may use; `tested`: test images a class of the heatmap.
+    """
 
     depth: int
     epochs: int = 2
@@ -51,6 +71,8 @@ class Network:
     scratch_lr: float = 0.2
     batch_size: int = 128
     weight_decay: float = 5e-4
+    seen: int = 300
+    tested: int = 1000
 
     @property
     def name(self) -> str:
@@ -67,13 +89,15 @@ class Network:
             return Thin(zoo.thin_resnet(self.depth))
 
 
-NETWORKS = (Network(20, epochs=3), Network(32), Network(44))
+NETWORKS = (Network(20, epochs=3), Network(32), Network(44, tested=500))
+CONTROLS = (0, 3, 8)  # erased classes whose engram has a random edit beside it
+OTHERS = (0, 3)  # classes that the compensated edit takes out of the deeper networks: it costs a minute each
 
 
 def trained(
     network: Network, data: ImageData, seed: int = 0, *, without: int | None = None, progress: bool | None = None
 ) -> tuple[nn.Module, training.History]:
-    """The published network after a few epochs on `data.train`; or one that never saw the class `without`, from scratch.
+    """The published network after a few epochs on `data.train`; or, from scratch, one that never saw a class.
 
     The second call reads the checkpoint. Raises `ValueError` where it was written with other settings or images.
     """
@@ -96,15 +120,297 @@ def trained(
     return model, history
 
 
+# ---------------------------------------------------------------------------------------------- the compensated edit
+
+TARGET, REFERENCE = 200, 100  # training images of the erased class, and of each other, that `el.erase` reads
+COMPENSATED = tuple(
+    {"specificity": lam, "alpha": alpha}
+    for lam, alphas in ((1.0, (1.0, 1.5, 2.0)), (3.0, (1.5, 2.0, 3.0)), (10.0, (2.0, 3.0, 4.0)))
+    for alpha in alphas
+)
+
+
+def compensate(problem: Problem, *, alpha: float, specificity: float, refitted: bool = False) -> nn.Module:
+    """`el.erase`: layer by layer, each solved on what the layers below it now give it; chapter 18.
+
+    Update: that of `el.erase`. It reads `TARGET` images of the class and `REFERENCE` of each other one, augmented as
+    `problem.augment` says, and λ is scaled as if it had read as many of each. BatchNorm: evaluation mode, untouched,
+    unless `refitted`. Trained: nothing. Source: this book, chapter 18. Grid: three λ times three α.
+    """
+    some, draws = problem.data.train.sample(TARGET, problem.seed), problem.generator(stream=6)
+    gone = problem.is_forget(some.y)
+    target, rest = some.where(gone), some.where(~gone).sample(REFERENCE, problem.seed)
+    batches = [augmented(part.x.to(problem.device), problem.augment, draws).split(128) for part in (target, rest)]
+    balance = len(target) / len(problem.forget) * len(problem.kept) / len(rest)
+    edited = el.erase(
+        problem.model, *map(list, batches), alpha=alpha, specificity=specificity * balance, rcond=problem.rcond
+    )
+    return refit_statistics(problem, edited) if refitted else edited
+
+
+METHOD = Method("compensated", "Engram, compensated", "this book, chapter 18", COMPENSATED, compensate)
+
+
+def problem_of(network: Network, data: ImageData, model: nn.Module, seed: int, forget: int = FORGET) -> Problem:
+    """Forget a class, with `network.seen` training images a class, one pass over them, in bfloat16."""
+    some = replace(data, train=data.train.sample(network.seen))
+    how = {"rcond": RCOND, "mixed": PHOTOS.mixed, "augment": PHOTOS.augment}
+    return Problem(model, some, (forget,), seed=seed, epochs=1, **how)
+
+
+def moments_of(problem: Problem, *, augment: bool = True) -> dict[int, el.Moments]:
+    """Class -> moments of the problem's training images, as training showed them, or as they are."""
+    part = problem.data.train
+    if augment:
+        part = Split(augmented(part.x, problem.augment, problem.generator(stream=7)), part.y)
+    return moments_by_class(problem.model, part, batch_size=128)
+
+
+def _sum(moments: Iterable[el.Moments]) -> el.Moments:
+    first, *others = moments
+    return sum(others, first)
+
+
+# ------------------------------------------------------------------------------------------------------- studies
+
+
+def base(network: Network, data: ImageData, seed: int) -> list[Row]:
+    """Accuracy by class of the published network on these images, and after fine-tuning; validation and test images."""
+    model, history = trained(network, data)
+    rows = []
+    for stage, net, seconds in (("published", network.published(), 0.0), ("fine-tuned", model, history.seconds)):
+        problem = problem_of(network, data, net, seed)
+        facts = {"study": "base", "seed": seed, "depth": network.depth, "stage": stage, "training_s": seconds}
+        for split in ("val", "test"):
+            each = class_accuracy(replace(problem, data=replace(data, test=data.split(split))), net)
+            rows += [{**facts, "split": split, "tested": c, "accuracy": a} for c, a in enumerate(each)]
+    return rows
+
+
+def heatmap(network: Network, data: ImageData, seed: int, chosen: Settings) -> list[Row]:
+    """Each class erased in turn at α = λ = 1 and the paper's cut, Σ of augmented images: rows as in `cifar.heatmap`.
+
+    `edit`: "plain", all BatchNorm as it is; "plain, refitted"; "chosen", with the (λ, α) that the first network's
+    validation images chose, refitted; for the first network "plain images", Σ of the images as they are; for some
+    classes "random, equal effect", a random part of the weights, as large on the data.
+    """
+    model, _ = trained(network, data)
+    problem = problem_of(network, replace(data, test=data.test.sample(network.tested)), model, seed)
+    before = class_accuracy(problem, model)
+    moments = moments_of(problem)
+    total, engrams = _sum(moments.values()), el.extract_all(model, moments, rcond=RCOND)
+    how = {"specificity": chosen["lam"], "rcond": RCOND}
+    as_they_are = el.extract_all(model, moments_of(problem, augment=False), rcond=RCOND) if seed == 0 else {}
+    rows: list[Row] = []
+    for erased, engram in engrams.items():
+        one = replace(problem, forget=(erased,))
+        gentle = el.extract(model, moments[erased], total - moments[erased], **how)
+        edits = {
+            "plain": el.ablate(model, engram),
+            "plain, refitted": refit_statistics(one, el.ablate(model, engram)),
+            "chosen": refit_statistics(one, el.ablate(model, gentle, chosen["alpha"])),
+        }
+        if erased in as_they_are:
+            edits["plain images"] = el.ablate(model, as_they_are[erased])
+        if erased in CONTROLS:
+            draw = controls.random_subspace(model, engram, 1000 * seed + erased, moments=total)
+            edits["random, equal effect"] = el.ablate(model, draw)
+        for edit, edited in edits.items():
+            lam, alpha = (chosen["lam"], chosen["alpha"]) if edit == "chosen" else (1.0, 1.0)
+            rows += _heat(network, problem, seed, before, edited, erased, edit=edit, lam=lam, alpha=alpha)
+    return rows
+
+
+def frontier(network: Network, data: ImageData, seed: int) -> list[Row]:
+    """Erased against kept accuracy against what a probe still reads, for one class: engrams and the compensated edit.
+
+    On a part of the images: 200 a class of validation to choose with, 400 of test to report.
+    """
+    model, _ = trained(network, data)
+    few = replace(data, val=data.val.sample(200), test=data.test.sample(400))
+    problem = problem_of(network, few, model, seed)
+    facts = {"study": "frontier", "seed": seed, "depth": network.depth}
+    rows = [{**facts, "how": "nothing", "lam": 1.0, "alpha": 0.0, "refitted": False, **erasure(problem, model)}]
+    moments = moments_of(problem)
+    plus, minus = moments[FORGET], _sum(m for c, m in moments.items() if c != FORGET)
+    for lam, alpha in PAIRS:
+        engram = el.extract(model, plus, minus, specificity=lam, rcond=RCOND)
+        for refitted in (False, True):
+            edited = el.ablate(model, engram, alpha)
+            if refitted:
+                refit_statistics(problem, edited)
+            found = {"how": "plain", "lam": lam, "alpha": alpha, "refitted": refitted}
+            rows.append({**facts, **found, **erasure(problem, edited)})
+    for settings in COMPENSATED:
+        edited = compensate(problem, **settings)
+        for refitted in (False, True):
+            if refitted:
+                refit_statistics(problem, edited)
+            found = {"how": "compensated", "lam": settings["specificity"], "alpha": settings["alpha"]}
+            rows.append({**facts, **found, "refitted": refitted, **erasure(problem, edited)})
+    return rows
+
+
+def compensated(network: Network, data: ImageData, seed: int, chosen: Settings, classes: Iterable[int]) -> list[Row]:
+    """Some classes erased in turn with the compensated edit, `chosen` on the first network; rows as of `heatmap`."""
+    model, _ = trained(network, data)
+    problem = problem_of(network, replace(data, test=data.test.sample(network.tested)), model, seed)
+    before = class_accuracy(problem, model)
+    rows: list[Row] = []
+    for erased in classes:
+        one = replace(problem, forget=(erased,))
+        how = {"specificity": chosen["lam"], "alpha": chosen["alpha"], "refitted": chosen["refitted"]}
+        edited = compensate(one, **how)
+        found = {"edit": "compensated", "lam": chosen["lam"], "alpha": chosen["alpha"]}
+        rows += _heat(network, problem, seed, before, edited, erased, **found)
+    return rows
+
+
+def _heat(
+    network: Network,
+    problem: Problem,
+    seed: int,
+    before: Sequence[float],
+    edited: nn.Module,
+    erased: int,
+    **how: object,
+) -> list[Row]:
+    facts = {"study": "heatmap", "seed": seed, "depth": network.depth, "split": "test", **how, "erased": erased}
+    after = class_accuracy(problem, edited)
+    return [{**facts, "tested": c, "before": b, "after": a} for c, (b, a) in enumerate(zip(before, after, strict=True))]
+
+
+def chosen(rows: Iterable[Row], how: str, **where: object) -> Row:
+    """The setting of `frontier` with the best score on validation images: λ, α, refitted.
+
+    Score = (1 - left) x (1 - |change on the others|), the one by which every method of chapter 09 is chosen.
+    """
+    rows = list(rows)
+    kept = {row["seed"]: row["val_kept"] for row in runs.select(rows, {"study": "frontier", "how": "nothing"})}
+    names = ("lam", "alpha", "refitted")
+    tries: dict[tuple, list[float]] = {}
+    for row in runs.select(rows, {"study": "frontier", "how": how, **where}):
+        value = (1 - row["val_erased"]) * (1 - abs(row["val_kept"] - kept[row["seed"]]))
+        tries.setdefault(tuple(row[name] for name in names), []).append(value)
+    if not tries:
+        raise ValueError(f"chosen: no row of the frontier has how={how!r} with {where}.")
+    return dict(zip(names, max(tries, key=lambda key: fmean(tries[key])), strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------- Table 2
+
+ENTRANTS: dict[str, comparison.Entrant] = {
+    **comparison.ENTRANTS,
+    "compensated": comparison.Entrant("compensated", "… compensated", "edits", COMPENSATED),
+}
+
+
+def table2(network: Network, data: ImageData, seed: int) -> Mapping[str, object]:
+    """What every entrant needs, once: the problem (moments of augmented images in it), and the retrained network."""
+    model, _ = trained(network, data, seed)
+    retrained, history = trained(network, data, seed, without=FORGET)
+    problem = problem_of(network, data, model, seed)
+
+    def both() -> dict[int, el.Moments]:
+        moments = moments_of(problem)
+        return {1: moments[FORGET], 0: _sum(m for c, m in moments.items() if c != FORGET)}
+
+    problem.once(("moments", None), both)
+    return {"problem": problem, "retrained": retrained, "seconds": history.seconds}
+
+
+def entrant(
+    name: str,
+    problem: Problem,
+    retrained: nn.Module,
+    seconds: float,
+    network: Network,
+    settings: Settings | None = None,
+) -> list[Row]:
+    """One row: an entrant with `settings`, or those that validation images choose; measured as in `cifar.compare`."""
+    if name in ("original", "retrain"):
+        model, passes = (problem.model, 0.0) if name == "original" else (retrained, float(network.scratch_epochs))
+        cost = {"settings": {}, "seconds": 0.0 if name == "original" else seconds, "passes": passes}
+        return [compared(problem, retrained, name, model, cost)]
+    method = METHOD if name == "compensated" else ENTRANTS[name].method
+    grid = ENTRANTS[name].settings if settings is None else (settings,)
+    tuned = unlearning.tune(method, problem, grid=grid)
+    cost = {"settings": dict(tuned.settings), "seconds": tuned.seconds_per_run, "passes": tuned.passes}
+    if len(grid) > 1:
+        cost |= {"tuning_seconds": tuned.seconds, "edges": dict(tuned.edges)}
+    return [compared(problem, retrained, name, tuned.model, cost)]
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
+def record(data: ImageData, networks: Sequence[Network], *, overwrite: bool, restart: bool) -> None:
+    """Write `data/runs/cifar10-thin.json`; the first network chooses the settings of all."""
+
+    def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
+        numbered = list(enumerate(networks))
+
+        def asked(study: str, seed: int, network: Network) -> list[Row]:
+            if study == "base":
+                return base(network, data, seed)
+            if study == "frontier":
+                return frontier(network, data, seed)
+            if study == "heatmap":
+                return heatmap(network, data, seed, chosen(recorder.rows, "plain", refitted=True))
+            classes = range(data.n_classes) if seed == 0 else OTHERS
+            return compensated(network, data, seed, chosen(recorder.rows, "compensated"), classes)
+
+        for seed, network in numbered:
+            for study in ("base", "frontier", "heatmap", "compensated"):
+                if study != "frontier" or seed == 0:
+                    yield {"study": study, "seed": seed}, lambda s=study, k=seed, n=network: asked(s, k, n)
+
+    config = {"networks": [asdict(network) for network in networks], "rcond": RCOND, "forget": FORGET}
+    config |= {"compensated": {"target": TARGET, "reference": REFERENCE}}
+    how = {"config": config, "seeds": range(len(networks)), "data": data}
+    recording.write("cifar10-thin", parts, overwrite=overwrite, restart=restart, **how)
+
+
+def record_table2(data: ImageData, network: Network, *, seeds: int, overwrite: bool, restart: bool) -> None:
+    """Write `data/runs/cifar10-thin-table2.json`, an entrant a part; the first seed chooses the settings."""
+
+    def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
+        for seed in recorder.seeds:
+            shared: dict[str, object] = {}
+            for name in ("original", "retrain", *(n for n in ENTRANTS if n != "retrain")):
+
+                def rows(name: str = name, seed: int = seed, shared: dict = shared) -> list[Row]:
+                    if not shared:
+                        shared.update(table2(network, data, seed))
+                    first = {} if seed == 0 else chosen_settings(recorder.rows)
+                    return entrant(name, network=network, settings=first.get(name), **shared)
+
+                yield {"method": name, "seed": seed}, rows
+
+    config = {"network": asdict(network), "rcond": RCOND, "forget": FORGET}
+    config |= {"compensated": {"target": TARGET, "reference": REFERENCE}}
+    how = {"config": config, "seeds": range(seeds), "data": data}
+    recording.write("cifar10-thin-table2", parts, overwrite=overwrite, restart=restart, **how)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    options = recording.parser("thin", __doc__, "cifar10-thin", seeds=3)
+    options = recording.parser("thin", __doc__, "cifar10-thin", seeds=1)
+    options.add_argument(
+        "--table2", action="store_true", help="the baselines, write data/runs/cifar10-thin-table2.json"
+    )
     args = options.parse_args(argv)
-    data = cifar10()
-    jobs = [(network, 0, None) for network in NETWORKS]
-    jobs += [(NETWORKS[0], seed, without) for seed in range(args.seeds) for without in (FORGET, None)]
-    for network, seed, without in jobs:
-        _, history = trained(network, data, seed, without=without)
-        print(f"{network.name} seed {seed} without {without}: {history}", file=sys.stderr, flush=True)
+    data, first = cifar10(), NETWORKS[0]
+    how = {"overwrite": args.overwrite, "restart": args.restart}
+    if args.record and args.table2:
+        record_table2(data, first, seeds=args.seeds, **how)
+    elif args.record:
+        record(data, NETWORKS, **how)
+    else:
+        jobs = [(network, 0, None) for network in NETWORKS]
+        jobs += [(first, seed, without) for seed in range(args.seeds) for without in (FORGET, None)]
+        for network, seed, without in jobs:
+            _, history = trained(network, data, seed, without=without)
+            print(f"{network.name} seed {seed} without {without}: {history}", file=sys.stderr, flush=True)
     return 0
 
 
