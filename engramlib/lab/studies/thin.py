@@ -91,8 +91,8 @@ class Network:
 
 # About equal minutes for each: three epochs, two, one.
 NETWORKS = (Network(20, epochs=3), Network(32, tested=500), Network(44, epochs=1, tested=500))
-CONTROLS = (0, 3, 8)  # erased classes whose engram has a random edit beside it
-OTHERS = (0, 3)  # classes that the compensated edit takes out of the deeper networks: it costs a minute each
+CONTROLS = (0, 3, 8)  # erased classes of the first network whose engram has a random edit beside it
+COMPENSATED_CLASSES = ((0, 3, 8), (0,), (0,))  # erased with the compensated edit in each network: up to a minute each
 
 
 def trained(
@@ -188,36 +188,36 @@ def base(network: Network, data: ImageData, seed: int) -> list[Row]:
     return rows
 
 
-def heatmap(network: Network, data: ImageData, seed: int, chosen: Settings) -> list[Row]:
+def heatmap(network: Network, data: ImageData, seed: int, chosen: Settings | None) -> list[Row]:
     """Each class erased in turn at α = λ = 1 and the paper's cut, Σ of augmented images: rows as in `cifar.heatmap`.
 
-    `edit`: "plain", all BatchNorm as it is; "plain, refitted"; "chosen", with the (λ, α) that the first network's
-    validation images chose, refitted; for the first network "plain images", Σ of the images as they are; for some
-    classes "random, equal effect", a random part of the weights, as large on the data.
+    `edit`: "plain", all BatchNorm as it is; "plain, refitted". For the network that has `chosen` also: "chosen", that
+    (λ, α), refitted; "plain images", Σ of the images as they are; and for some classes "random, equal effect", a random
+    part of the weights, as large on the data.
     """
     model, _ = trained(network, data)
     problem = problem_of(network, replace(data, test=data.test.sample(network.tested)), model, seed)
     before = class_accuracy(problem, model)
     moments = moments_of(problem)
     total, engrams = _sum(moments.values()), el.extract_all(model, moments, rcond=RCOND)
-    how = {"specificity": chosen["lam"], "rcond": RCOND}
-    as_they_are = el.extract_all(model, moments_of(problem, augment=False), rcond=RCOND) if seed == 0 else {}
+    as_they_are = el.extract_all(model, moments_of(problem, augment=False), rcond=RCOND) if chosen else {}
     rows: list[Row] = []
     for erased, engram in engrams.items():
         one = replace(problem, forget=(erased,))
-        gentle = el.extract(model, moments[erased], total - moments[erased], **how)
         edits = {
             "plain": el.ablate(model, engram),
             "plain, refitted": refit_statistics(one, el.ablate(model, engram)),
-            "chosen": refit_statistics(one, el.ablate(model, gentle, chosen["alpha"])),
         }
-        if erased in as_they_are:
+        if chosen:
+            how = {"specificity": chosen["lam"], "rcond": RCOND}
+            gentle = el.extract(model, moments[erased], total - moments[erased], **how)
+            edits["chosen"] = refit_statistics(one, el.ablate(model, gentle, chosen["alpha"]))
             edits["plain images"] = el.ablate(model, as_they_are[erased])
-        if erased in CONTROLS:
+        if chosen and erased in CONTROLS:
             draw = controls.random_subspace(model, engram, 1000 * seed + erased, moments=total)
             edits["random, equal effect"] = el.ablate(model, draw)
         for edit, edited in edits.items():
-            lam, alpha = (chosen["lam"], chosen["alpha"]) if edit == "chosen" else (1.0, 1.0)
+            lam, alpha = (chosen["lam"], chosen["alpha"]) if chosen and edit == "chosen" else (1.0, 1.0)
             rows += _heat(network, problem, seed, before, edited, erased, edit=edit, lam=lam, alpha=alpha)
     return rows
 
@@ -252,19 +252,13 @@ def frontier(network: Network, data: ImageData, seed: int) -> list[Row]:
     return rows
 
 
-def compensated(network: Network, data: ImageData, seed: int, chosen: Settings, classes: Iterable[int]) -> list[Row]:
-    """Some classes erased in turn with the compensated edit, `chosen` on the first network; rows as of `heatmap`."""
+def compensated(network: Network, data: ImageData, seed: int, chosen: Settings, erased: int) -> list[Row]:
+    """A class erased with the compensated edit, `chosen` on the first network; rows as of `heatmap`."""
     model, _ = trained(network, data)
-    problem = problem_of(network, replace(data, test=data.test.sample(network.tested)), model, seed)
-    before = class_accuracy(problem, model)
-    rows: list[Row] = []
-    for erased in classes:
-        one = replace(problem, forget=(erased,))
-        how = {"specificity": chosen["lam"], "alpha": chosen["alpha"], "refitted": chosen["refitted"]}
-        edited = compensate(one, **how)
-        found = {"edit": "compensated", "lam": chosen["lam"], "alpha": chosen["alpha"]}
-        rows += _heat(network, problem, seed, before, edited, erased, **found)
-    return rows
+    problem = problem_of(network, replace(data, test=data.test.sample(network.tested)), model, seed, erased)
+    how = {"specificity": chosen["lam"], "alpha": chosen["alpha"], "refitted": chosen["refitted"]}
+    found = {"edit": "compensated", "lam": chosen["lam"], "alpha": chosen["alpha"]}
+    return _heat(network, problem, seed, class_accuracy(problem, model), compensate(problem, **how), erased, **found)
 
 
 def _heat(
@@ -354,21 +348,19 @@ def record(data: ImageData, networks: Sequence[Network], *, overwrite: bool, res
 
     def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
         numbered = list(enumerate(networks))
-
-        def asked(study: str, seed: int, network: Network) -> list[Row]:
-            if study == "base":
-                return base(network, data, seed)
-            if study == "frontier":
-                return frontier(network, data, seed)
-            if study == "heatmap":
-                return heatmap(network, data, seed, chosen(recorder.rows, "plain", refitted=True))
-            classes = range(data.n_classes) if seed == 0 else OTHERS
-            return compensated(network, data, seed, chosen(recorder.rows, "compensated"), classes)
-
+        first = networks[0]
+        yield {"study": "base", "seed": 0}, lambda: base(first, data, 0)
+        yield {"study": "frontier", "seed": 0}, lambda: frontier(first, data, 0)
         for seed, network in numbered:
-            for study in ("base", "frontier", "heatmap", "compensated"):
-                if study != "frontier" or seed == 0:
-                    yield {"study": study, "seed": seed}, lambda s=study, k=seed, n=network: asked(s, k, n)
+            if seed:
+                yield {"study": "base", "seed": seed}, lambda k=seed, n=network: base(n, data, k)
+            best = None if seed else chosen(recorder.rows, "plain", refitted=True)
+            yield {"study": "heatmap", "seed": seed}, lambda k=seed, n=network, c=best: heatmap(n, data, k, c)
+        best = chosen(recorder.rows, "compensated")
+        for (seed, network), classes in zip(numbered, COMPENSATED_CLASSES, strict=False):
+            for c in classes:
+                part = {"study": "compensated", "seed": seed, "erased": c}
+                yield part, lambda k=seed, n=network, c=c: compensated(n, data, k, best, c)
 
     config = {"networks": [asdict(network) for network in networks], "rcond": RCOND, "forget": FORGET}
     config |= {"compensated": {"target": TARGET, "reference": REFERENCE}}
