@@ -72,7 +72,7 @@ class Network:
     batch_size: int = 128
     weight_decay: float = 5e-4
     seen: int = 300
-    tested: int = 1000
+    tested: int = 500
 
     @property
     def name(self) -> str:
@@ -90,7 +90,7 @@ class Network:
 
 
 # About equal minutes for each: three epochs, two, one.
-NETWORKS = (Network(20, epochs=3), Network(32, tested=500), Network(44, epochs=1, tested=500))
+NETWORKS = (Network(20, epochs=3), Network(32), Network(44, epochs=1))
 CONTROLS = (0, 3, 8)  # erased classes of the first network whose engram has a random edit beside it
 COMPENSATED_CLASSES = ((0, 3, 8), (0,), (0,))  # erased with the compensated edit in each network: up to a minute each
 
@@ -123,33 +123,32 @@ def trained(
 
 # ---------------------------------------------------------------------------------------------- the compensated edit
 
-TARGET, REFERENCE = 200, 100  # training images of the erased class, and of each other, that `el.erase` reads
+TARGET, REFERENCE = 150, 60  # training images of the erased class, and of each other, that `el.erase` reads
 COMPENSATED = tuple(
     {"specificity": lam, "alpha": alpha}
-    for lam, alphas in ((1.0, (1.0, 1.5, 2.0)), (3.0, (1.5, 2.0, 3.0)), (10.0, (2.0, 3.0, 4.0)))
+    for lam, alphas in ((1.0, (1.0, 1.5)), (3.0, (1.5, 2.0)), (10.0, (2.0, 4.0)))
     for alpha in alphas
 )
 
 
-def compensate(problem: Problem, *, alpha: float, specificity: float, refitted: bool = False) -> nn.Module:
+def compensate(problem: Problem, *, alpha: float, specificity: float) -> nn.Module:
     """`el.erase`: layer by layer, each solved on what the layers below it now give it; chapter 18.
 
     Update: that of `el.erase`. It reads `TARGET` images of the class and `REFERENCE` of each other one, augmented as
-    `problem.augment` says, and λ is scaled as if it had read as many of each. BatchNorm: evaluation mode, untouched,
-    unless `refitted`. Trained: nothing. Source: this book, chapter 18. Grid: three λ times three α.
+    `problem.augment` says, and λ is scaled as if it had read as many of each. BatchNorm: evaluation mode, untouched.
+    Trained: nothing. Source: this book, chapter 18. Grid: three λ times two α.
     """
     some, draws = problem.data.train.sample(TARGET, problem.seed), problem.generator(stream=6)
     gone = problem.is_forget(some.y)
     target, rest = some.where(gone), some.where(~gone).sample(REFERENCE, problem.seed)
     batches = [augmented(part.x.to(problem.device), problem.augment, draws).split(128) for part in (target, rest)]
     balance = len(target) / len(problem.forget) * len(problem.kept) / len(rest)
-    edited = el.erase(
+    return el.erase(
         problem.model, *map(list, batches), alpha=alpha, specificity=specificity * balance, rcond=problem.rcond
     )
-    return refit_statistics(problem, edited) if refitted else edited
 
 
-METHOD = Method("compensated", "Engram, compensated", "this book, chapter 18", COMPENSATED, compensate)
+METHOD = Method("compensated", "Engram, compensated", "this book, chapter 18", COMPENSATED[:1], compensate)
 
 
 def problem_of(network: Network, data: ImageData, model: nn.Module, seed: int, forget: int = FORGET) -> Problem:
@@ -188,19 +187,16 @@ def base(network: Network, data: ImageData, seed: int) -> list[Row]:
     return rows
 
 
-def heatmap(network: Network, data: ImageData, seed: int, chosen: Settings | None) -> list[Row]:
+def heatmap(network: Network, data: ImageData, seed: int) -> list[Row]:
     """Each class erased in turn at α = λ = 1 and the paper's cut, Σ of augmented images: rows as in `cifar.heatmap`.
 
-    `edit`: "plain", all BatchNorm as it is; "plain, refitted". For the network that has `chosen` also: "chosen", that
-    (λ, α), refitted; "plain images", Σ of the images as they are; and for some classes "random, equal effect", a random
-    part of the weights, as large on the data.
+    `edit`: "plain", all BatchNorm as it is; "plain, refitted"; and for some classes of the first network "random, equal
+    effect", a random part of the weights, as large on the data.
     """
-    model, _ = trained(network, data)
-    problem = problem_of(network, replace(data, test=data.test.sample(network.tested)), model, seed)
+    model, problem = _subject(network, data, seed)
     before = class_accuracy(problem, model)
     moments = moments_of(problem)
     total, engrams = _sum(moments.values()), el.extract_all(model, moments, rcond=RCOND)
-    as_they_are = el.extract_all(model, moments_of(problem, augment=False), rcond=RCOND) if chosen else {}
     rows: list[Row] = []
     for erased, engram in engrams.items():
         one = replace(problem, forget=(erased,))
@@ -208,29 +204,50 @@ def heatmap(network: Network, data: ImageData, seed: int, chosen: Settings | Non
             "plain": el.ablate(model, engram),
             "plain, refitted": refit_statistics(one, el.ablate(model, engram)),
         }
-        if chosen:
-            how = {"specificity": chosen["lam"], "rcond": RCOND}
-            gentle = el.extract(model, moments[erased], total - moments[erased], **how)
-            edits["chosen"] = refit_statistics(one, el.ablate(model, gentle, chosen["alpha"]))
-            edits["plain images"] = el.ablate(model, as_they_are[erased])
-        if chosen and erased in CONTROLS:
+        if seed == 0 and erased in CONTROLS:
             draw = controls.random_subspace(model, engram, 1000 * seed + erased, moments=total)
             edits["random, equal effect"] = el.ablate(model, draw)
         for edit, edited in edits.items():
-            lam, alpha = (chosen["lam"], chosen["alpha"]) if chosen and edit == "chosen" else (1.0, 1.0)
-            rows += _heat(network, problem, seed, before, edited, erased, edit=edit, lam=lam, alpha=alpha)
+            rows += _heat(network, problem, seed, before, edited, erased, edit=edit, lam=1.0, alpha=1.0)
     return rows
 
 
-def frontier(network: Network, data: ImageData, seed: int) -> list[Row]:
-    """Erased against kept accuracy against what a probe still reads, for one class: engrams and the compensated edit.
+def chosen_edit(network: Network, data: ImageData, seed: int, setting: Settings, images: str) -> list[Row]:
+    """Each class erased with the (λ, α) that `chosen` found, refitted; Σ of "augmented" images, or of "plain" ones."""
+    model, problem = _subject(network, data, seed)
+    before = class_accuracy(problem, model)
+    moments = moments_of(problem, augment=images == "augmented")
+    total = _sum(moments.values())
+    rows: list[Row] = []
+    for erased, own in moments.items():
+        engram = el.extract(model, own, total - own, specificity=setting["lam"], rcond=RCOND)
+        edited = refit_statistics(replace(problem, forget=(erased,)), el.ablate(model, engram, setting["alpha"]))
+        facts = {"edit": "chosen", "images": images, "lam": setting["lam"], "alpha": setting["alpha"]}
+        rows += _heat(network, problem, seed, before, edited, erased, **facts)
+    return rows
 
-    On a part of the images: 200 a class of validation to choose with, 400 of test to report.
+
+def _subject(network: Network, data: ImageData, seed: int, forget: int = FORGET) -> tuple[nn.Module, Problem]:
+    model, _ = trained(network, data)
+    return model, problem_of(network, replace(data, test=data.test.sample(network.tested)), model, seed, forget)
+
+
+def frontier(network: Network, data: ImageData, seed: int, how: str) -> list[Row]:
+    """Erased against kept accuracy against what a probe still reads, for one class, of the engrams of `PAIRS`.
+
+    On a part of the images: 200 a class of validation to choose with, 400 of test to report. `how`: "plain"; or
+    "compensated", and then of the pairs of `COMPENSATED`, with BatchNorm's statistics as they are.
     """
     model, _ = trained(network, data)
     few = replace(data, val=data.val.sample(200), test=data.test.sample(400))
     problem = problem_of(network, few, model, seed)
     facts = {"study": "frontier", "seed": seed, "depth": network.depth}
+    if how == "compensated":
+        return [
+            {**facts, "how": how, "lam": lam, "alpha": alpha, "refitted": False, **erasure(problem, edited)}
+            for lam, alpha in (tuple(settings.values()) for settings in COMPENSATED)
+            for edited in [compensate(problem, specificity=lam, alpha=alpha)]
+        ]
     rows = [{**facts, "how": "nothing", "lam": 1.0, "alpha": 0.0, "refitted": False, **erasure(problem, model)}]
     moments = moments_of(problem)
     plus, minus = moments[FORGET], _sum(m for c, m in moments.items() if c != FORGET)
@@ -242,23 +259,15 @@ def frontier(network: Network, data: ImageData, seed: int) -> list[Row]:
                 refit_statistics(problem, edited)
             found = {"how": "plain", "lam": lam, "alpha": alpha, "refitted": refitted}
             rows.append({**facts, **found, **erasure(problem, edited)})
-    for settings in COMPENSATED:
-        edited = compensate(problem, **settings)
-        for refitted in (False, True):
-            if refitted:
-                refit_statistics(problem, edited)
-            found = {"how": "compensated", "lam": settings["specificity"], "alpha": settings["alpha"]}
-            rows.append({**facts, **found, "refitted": refitted, **erasure(problem, edited)})
     return rows
 
 
-def compensated(network: Network, data: ImageData, seed: int, chosen: Settings, erased: int) -> list[Row]:
+def compensated(network: Network, data: ImageData, seed: int, setting: Settings, erased: int) -> list[Row]:
     """A class erased with the compensated edit, `chosen` on the first network; rows as of `heatmap`."""
-    model, _ = trained(network, data)
-    problem = problem_of(network, replace(data, test=data.test.sample(network.tested)), model, seed, erased)
-    how = {"specificity": chosen["lam"], "alpha": chosen["alpha"], "refitted": chosen["refitted"]}
-    found = {"edit": "compensated", "lam": chosen["lam"], "alpha": chosen["alpha"]}
-    return _heat(network, problem, seed, class_accuracy(problem, model), compensate(problem, **how), erased, **found)
+    model, problem = _subject(network, data, seed, erased)
+    edited = compensate(problem, specificity=setting["lam"], alpha=setting["alpha"])
+    found = {"edit": "compensated", "lam": setting["lam"], "alpha": setting["alpha"]}
+    return _heat(network, problem, seed, class_accuracy(problem, model), edited, erased, **found)
 
 
 def _heat(
@@ -347,20 +356,19 @@ def record(data: ImageData, networks: Sequence[Network], *, overwrite: bool, res
     """Write `data/runs/cifar10-thin.json`; the first network chooses the settings of all."""
 
     def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
-        numbered = list(enumerate(networks))
-        first = networks[0]
-        yield {"study": "base", "seed": 0}, lambda: base(first, data, 0)
-        yield {"study": "frontier", "seed": 0}, lambda: frontier(first, data, 0)
-        for seed, network in numbered:
-            if seed:
-                yield {"study": "base", "seed": seed}, lambda k=seed, n=network: base(n, data, k)
-            best = None if seed else chosen(recorder.rows, "plain", refitted=True)
-            yield {"study": "heatmap", "seed": seed}, lambda k=seed, n=network, c=best: heatmap(n, data, k, c)
-        best = chosen(recorder.rows, "compensated")
-        for (seed, network), classes in zip(numbered, COMPENSATED_CLASSES, strict=False):
+        for seed, network in enumerate(networks):
+            yield {"study": "base", "seed": seed}, lambda k=seed, n=network: base(n, data, k)
+            yield {"study": "heatmap", "seed": seed}, lambda k=seed, n=network: heatmap(n, data, k)
+        for how in ("plain", "compensated"):
+            yield {"study": "frontier", "how": how}, lambda how=how: frontier(networks[0], data, 0, how)
+        best = chosen(recorder.rows, "plain", refitted=True)
+        gentle = chosen(recorder.rows, "compensated")
+        for (seed, network), classes in zip(enumerate(networks), COMPENSATED_CLASSES, strict=False):
             for c in classes:
                 part = {"study": "compensated", "seed": seed, "erased": c}
-                yield part, lambda k=seed, n=network, c=c: compensated(n, data, k, best, c)
+                yield part, lambda k=seed, n=network, c=c: compensated(n, data, k, gentle, c)
+        for images in ("augmented", "plain"):
+            yield {"study": "chosen", "images": images}, lambda i=images: chosen_edit(networks[0], data, 0, best, i)
 
     config = {"networks": [asdict(network) for network in networks], "rcond": RCOND, "forget": FORGET}
     config |= {"compensated": {"target": TARGET, "reference": REFERENCE}}
