@@ -1,8 +1,9 @@
 """CIFAR-10 with published weights: thin residual networks, fine-tuned on these images, then erased (chapters 08, 09).
 
-    python -m engramlib.lab.studies thin                      # trains the networks; checkpoints after every epoch
-    python -m engramlib.lab.studies thin --record             # data/runs/cifar10-thin.json: Fig. 4 and the frontier
-    python -m engramlib.lab.studies thin --table2 --record    # data/runs/cifar10-thin-table2.json
+    python -m engramlib.lab.studies thin                              # trains; checkpoints after every epoch
+    python -m engramlib.lab.studies thin --record                     # data/runs/cifar10-thin.json: Fig. 4
+    python -m engramlib.lab.studies thin --what frontier --record     # data/runs/cifar10-thin-frontier.json
+    python -m engramlib.lab.studies thin --what table2 --record       # data/runs/cifar10-thin-table2.json
 
 In the rows `seed` is the number of the network in `NETWORKS`: 20, 32, 44 layers, whose weights were trained apart.
 """
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -353,12 +355,20 @@ def entrant(
 
 
 def record(data: ImageData, networks: Sequence[Network], *, overwrite: bool, restart: bool) -> None:
-    """Write `data/runs/cifar10-thin.json`; the first network chooses the settings of all."""
+    """Write `data/runs/cifar10-thin.json`: accuracies, and every class erased in turn."""
 
     def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
         for seed, network in enumerate(networks):
             yield {"study": "base", "seed": seed}, lambda k=seed, n=network: base(n, data, k)
             yield {"study": "heatmap", "seed": seed}, lambda k=seed, n=network: heatmap(n, data, k)
+
+    _write("cifar10-thin", parts, data, networks, overwrite=overwrite, restart=restart)
+
+
+def record_frontier(data: ImageData, networks: Sequence[Network], *, overwrite: bool, restart: bool) -> None:
+    """Write `data/runs/cifar10-thin-frontier.json`; the first network chooses the settings of all."""
+
+    def parts(recorder: runs.Recorder) -> Iterator[recording.Part]:
         for how in ("plain", "compensated"):
             yield {"study": "frontier", "how": how}, lambda how=how: frontier(networks[0], data, 0, how)
         best = chosen(recorder.rows, "plain", refitted=True)
@@ -370,10 +380,13 @@ def record(data: ImageData, networks: Sequence[Network], *, overwrite: bool, res
         for images in ("augmented", "plain"):
             yield {"study": "chosen", "images": images}, lambda i=images: chosen_edit(networks[0], data, 0, best, i)
 
+    _write("cifar10-thin-frontier", parts, data, networks, overwrite=overwrite, restart=restart)
+
+
+def _write(name: str, parts: Any, data: ImageData, networks: Sequence[Network], **how: bool) -> None:
     config = {"networks": [asdict(network) for network in networks], "rcond": RCOND, "forget": FORGET}
     config |= {"compensated": {"target": TARGET, "reference": REFERENCE}}
-    how = {"config": config, "seeds": range(len(networks)), "data": data}
-    recording.write("cifar10-thin", parts, overwrite=overwrite, restart=restart, **how)
+    recording.write(name, parts, config=config, seeds=range(len(networks)), data=data, **how)
 
 
 def record_table2(data: ImageData, network: Network, *, seeds: int, overwrite: bool, restart: bool) -> None:
@@ -406,10 +419,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse_args(argv)
     data, first = cifar10(), NETWORKS[0]
     how = {"overwrite": args.overwrite, "restart": args.restart}
-    if args.record and args.table2:
+    if args.record and args.what == "table2":
         record_table2(data, first, seeds=args.seeds, **how)
     elif args.record:
-        record(data, NETWORKS, **how)
+        (record if args.what == "fig4" else record_frontier)(data, NETWORKS, **how)
     else:
         jobs = [(network, 0, None) for network in NETWORKS]
         jobs += [(first, seed, without) for seed in range(args.seeds) for without in (FORGET, None)]

@@ -27,7 +27,7 @@ def data() -> ImageData:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, data):
-    """Both recordings, with four methods, on networks that are trained in seconds."""
+    """All three recordings, with four methods, on networks that are trained in seconds."""
     folder = tmp_path_factory.mktemp("runs")
     patch = pytest.MonkeyPatch()
     patch.setenv("ENGRAM_CHECKPOINTS", str(folder / "checkpoints"))
@@ -41,6 +41,7 @@ def recorded(tmp_path_factory, data):
     patch.setattr(thin, "ENTRANTS", few)
     patch.setattr(runs, "_folder", lambda given: folder)
     thin.record(data, TINY, overwrite=False, restart=False)
+    thin.record_frontier(data, TINY, overwrite=False, restart=False)
     thin.record_table2(data, TINY[0], seeds=2, overwrite=False, restart=False)
     patch.undo()
     return folder
@@ -70,7 +71,7 @@ def test_an_engram_takes_its_class_and_a_random_edit_does_not(recorded):
 
 
 def test_the_first_network_chooses_for_all(recorded):
-    run = runs.load("cifar10-thin", folder=recorded)
+    run = runs.load("cifar10-thin-frontier", folder=recorded)
     for how, edit, found in (
         ("compensated", "compensated", thin.chosen(run.rows, "compensated")),
         ("plain", "chosen", thin.chosen(run.rows, "plain", refitted=True)),
@@ -87,7 +88,7 @@ def test_the_first_network_chooses_for_all(recorded):
 
 
 def test_choosing_asks_validation_images(recorded):
-    run = runs.load("cifar10-thin", folder=recorded)
+    run = runs.load("cifar10-thin-frontier", folder=recorded)
     rows = run.where(study="frontier")
     found = thin.chosen(rows, "compensated")
     changed = [{**row, "test_erased": 1.0, "test_kept": 0.0} for row in rows]
