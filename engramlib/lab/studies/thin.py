@@ -413,9 +413,7 @@ def record_table2(data: ImageData, network: Network, *, seeds: int, overwrite: b
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = recording.parser("thin", __doc__, "cifar10-thin", seeds=1)
-    options.add_argument(
-        "--table2", action="store_true", help="the baselines, write data/runs/cifar10-thin-table2.json"
-    )
+    options.add_argument("--what", choices=("fig4", "frontier", "table2"), default="fig4", help="what is recorded")
     args = options.parse_args(argv)
     data, first = cifar10(), NETWORKS[0]
     how = {"overwrite": args.overwrite, "restart": args.restart}
