@@ -15,6 +15,7 @@ STUDIES = {
     "mlp": "chapter 07",
     "convnet": "chapter 08",
     "cifar": "chapters 08 and 09",
+    "thin": "chapters 08 and 09",
     "overlap": "chapter 10",
     "transformer": "chapter 11",
     "thousand": "chapter 11",

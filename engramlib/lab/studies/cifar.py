@@ -95,13 +95,13 @@ def trained(
         data,
         seed=seed,
         **network.training,
-        checkpoint=training.checkpoints() / f"{_slug(data.name)}-{network.name}-{part}-seed{seed}.pt",
+        checkpoint=training.checkpoints() / f"{slug(data.name)}-{network.name}-{part}-seed{seed}.pt",
         progress=progress,
     )
     return model, history
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """ "CIFAR-10 (JPEG)" -> "cifar-10-jpeg" """
     return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
 
@@ -162,7 +162,7 @@ def base(network: Network, data: ImageData, seed: int) -> list[Row]:
         model, history = trained(network, data, seed, without=without)
         problem = _problem(network, data, model, seed)
         facts = {"study": "base", "seed": seed, "without": without, "training_s": history.seconds}
-        for tested, value in enumerate(_class_accuracy(problem, model)):
+        for tested, value in enumerate(class_accuracy(problem, model)):
             rows.append({**facts, "split": "test", "tested": tested, "accuracy": value})
     return rows
 
@@ -175,7 +175,7 @@ def heatmap(network: Network, data: ImageData, seed: int) -> list[Row]:
     """
     model, _ = trained(network, data, seed)
     problem = _problem(network, data, model, seed)
-    before = _class_accuracy(problem, model)
+    before = class_accuracy(problem, model)
     moments = _moments(problem)
     total = sum(moments.values())
     problem.once(("moments", None), lambda: {1: moments[FORGET], 0: total - moments[FORGET]})  # for `deep`
@@ -192,7 +192,7 @@ def heatmap(network: Network, data: ImageData, seed: int) -> list[Row]:
             used["chosen"] = (chosen["specificity"], chosen["alpha"])
             edits["chosen"] = refit_statistics(one, el.ablate(model, stronger, chosen["alpha"]))
         for edit, edited in edits.items():
-            after = _class_accuracy(problem, edited)
+            after = class_accuracy(problem, edited)
             facts = {"study": "heatmap", "seed": seed, "split": "test", "edit": edit, "erased": erased}
             facts |= dict(zip(("lam", "alpha"), used[edit], strict=True))
             rows += [
@@ -223,7 +223,7 @@ def frontier(network: Network, data: ImageData, seed: int) -> list[Row]:
                 if refit:
                     refit_statistics(problem, edited)
                 facts = {"lam": lam, "alpha": alpha, "layers": layers, "refitted": refit}
-                rows.append({"study": "frontier", "seed": seed, **facts, **_erasure(problem, edited)})
+                rows.append({"study": "frontier", "seed": seed, **facts, **erasure(problem, edited)})
     return rows
 
 
@@ -248,9 +248,9 @@ def statistics(network: Network, data: ImageData, seed: int) -> list[Row]:
                 seen = replace(problem, augment=problem.augment if source == "augmented" else None)
                 refit_statistics(seen, edited)
             facts = {"lam": lam, "alpha": alpha, "statistics": source, "without": None}
-            rows.append({"study": "statistics", "seed": seed, **facts, **_erasure(problem, edited)})
+            rows.append({"study": "statistics", "seed": seed, **facts, **erasure(problem, edited)})
     facts = {"lam": 1.0, "alpha": 0.0, "statistics": "kept", "without": FORGET}
-    return [*rows, {"study": "statistics", "seed": seed, **facts, **_erasure(problem, retrained)}]
+    return [*rows, {"study": "statistics", "seed": seed, **facts, **erasure(problem, retrained)}]
 
 
 def compare(network: Network, data: ImageData, seed: int, settings: dict[str, dict]) -> list[Row]:
@@ -261,9 +261,9 @@ def compare(network: Network, data: ImageData, seed: int, settings: dict[str, di
     model, _ = trained(network, data, seed)
     retrained, history = trained(network, data, seed, without=FORGET)
     problem = _problem(network, data, model, seed)
-    rows = [_compared(problem, retrained, "original", model, {"settings": {}, "seconds": 0.0, "passes": 0.0})]
+    rows = [compared(problem, retrained, "original", model, {"settings": {}, "seconds": 0.0, "passes": 0.0})]
     cost = {"settings": {}, "seconds": history.seconds, "passes": float(network.epochs)}
-    rows.append(_compared(problem, retrained, "retrain", retrained, cost))
+    rows.append(compared(problem, retrained, "retrain", retrained, cost))
     for name, entrant in comparison.ENTRANTS.items():
         if name == "retrain":
             continue
@@ -273,11 +273,11 @@ def compare(network: Network, data: ImageData, seed: int, settings: dict[str, di
         cost = {"settings": dict(tuned.settings), "seconds": tuned.seconds_per_run, "passes": tuned.passes}
         if len(grid) > 1:
             cost |= {"tuning_seconds": tuned.seconds, "edges": dict(tuned.edges)}
-        rows.append(_compared(problem, retrained, name, tuned.model, cost))
+        rows.append(compared(problem, retrained, name, tuned.model, cost))
     return rows
 
 
-def _compared(problem: unlearning.Problem, retrained: nn.Module, name: str, edited: nn.Module, cost: Row) -> Row:
+def compared(problem: unlearning.Problem, retrained: nn.Module, name: str, edited: nn.Module, cost: Row) -> Row:
     """One row of `compare`: what `studies.unlearning` measures, validation accuracies and the few-shot read-out.
 
     `cost`: settings, seconds and passes over the data of a run; where they were chosen also the seconds of that, and
@@ -304,7 +304,7 @@ def deep(problem: unlearning.Problem) -> dict:
     return dict(unlearning.tune(entrant.method, problem, grid=entrant.settings).settings)
 
 
-def _erasure(problem: unlearning.Problem, edited: nn.Module) -> Row:
+def erasure(problem: unlearning.Problem, edited: nn.Module) -> Row:
     """Accuracies on validation and test images, and what a probe still reads."""
     with problem.precision():
         found = metrics.probe(edited, problem.data, problem.forget, per_class=300)
@@ -334,7 +334,7 @@ def _moments(problem: unlearning.Problem) -> dict[int, el.Moments]:
     return moments_by_class(problem.model, problem.data.train, batch_size=128)
 
 
-def _class_accuracy(problem: unlearning.Problem, model: nn.Module) -> list[float]:
+def class_accuracy(problem: unlearning.Problem, model: nn.Module) -> list[float]:
     """Accuracy on the test images of each class, in the arithmetic of the problem."""
     x, y = problem.data.test.x, problem.data.test.y.cpu()
     return training.by_class(problem.logits(model, x).argmax(1) == y, y, problem.data.n_classes).tolist()
@@ -355,7 +355,7 @@ def record(network: Network, data: ImageData, *, seeds: int, overwrite: bool, re
 
                 def rows(study: str = study, seed: int = seed) -> list[Row]:
                     if study == "unlearning":
-                        return compare(network, data, seed, _chosen(recorder.rows))
+                        return compare(network, data, seed, chosen_settings(recorder.rows))
                     return PARTS[study](network, data, seed)
 
                 yield {"study": study, "seed": seed}, rows
@@ -371,7 +371,7 @@ def record(network: Network, data: ImageData, *, seeds: int, overwrite: bool, re
     )
 
 
-def _chosen(rows: Sequence[Row]) -> dict[str, dict]:
+def chosen_settings(rows: Sequence[Row]) -> dict[str, dict]:
     """The settings that seed 0 chose, out of its rows; empty before."""
     return {row["method"]: row["settings"] for row in runs.select(rows, {"study": "unlearning", "seed": 0})}
 

