@@ -61,7 +61,6 @@ EDITS = (
     Edit("nine and five hundred", control="refitted"),
     Edit("nine and five hundred", lam=10.0, control="refitted"),
     Edit("nine and five hundred", control="random"),
-    Edit("nine and five hundred", lam=10.0),
 )
 REFIT = 640  # images of Σ⁻, drawn once, on which statistics are estimated anew
 LAST = {"memory_format": torch.channels_last}  # three times as fast where convolutions are depthwise
