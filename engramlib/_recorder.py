@@ -43,7 +43,7 @@ class Running:
         self.kept: dict[Hashable, list[Tensor]] = {}
         self.open: Arrival | None = None  # the tensor that some members have read and others still should
 
-    def add(self, concept: Hashable, columns: Tensor, fits: bool) -> None:
+    def add(self, concept: Hashable, columns: Tensor, fits: bool = False) -> None:
         """Count ``columns``, (n, d) or (groups, n, d), towards ``concept``, whose Σ is there already."""
         self.count[concept] += columns.shape[-2]
         sigma = self.sigma[concept]
@@ -262,7 +262,7 @@ class Recorder:
         sigma = running.sigma[concept]
         if isinstance(sigma, LowRank):  # made of columns, one by one
             for columns in pieces(layer, x, sigma):
-                running.add(concept, columns, False)
+                running.add(concept, columns)
             return
         narrow = not running.exact and _products.in_float32(x, sigma) and _products.in_range(x)
         dtype = torch.float32 if narrow else sigma.dtype
