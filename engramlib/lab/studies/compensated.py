@@ -459,9 +459,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if args.rule:
         seeds = range(CALIBRATION.stop)
-        ways = {"lambdas": LAMBDAS, "calibration": list(CALIBRATION), "digits": asdict(mlp.DIGITS)}
-        config = {**ways, "vit": asdict(transformer.SHAPES)}
-        recording.record("compensated-rule", _of_the_rule(), args, config=config, seeds=seeds, data=digits())
+        ways: dict[str, Any] = {"lambdas": LAMBDAS, "calibration": list(CALIBRATION), "digits": asdict(mlp.DIGITS)}
+        ways["vit"] = asdict(transformer.SHAPES)
+        recording.record("compensated-rule", _of_the_rule(), args, config=ways, seeds=seeds, data=digits())
         return 0
     if not args.record:
         recording.show({"frontier": [row for _, make in list(of_images())[:1] for row in make()]})
@@ -471,7 +471,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         yield from of_images()
         yield from _of_authors(recorder)
 
-    config = {"goal": GOAL, "left": LEFT, "digits": asdict(mlp.DIGITS), "vit": asdict(transformer.SHAPES)}
+    config: dict[str, Any] = {"goal": GOAL, "left": LEFT}
+    config |= {"digits": asdict(mlp.DIGITS), "vit": asdict(transformer.SHAPES)}
     recording.record("compensated-networks", parts, args, config=config, seeds=range(most), data=digits())
     return 0
 
