@@ -72,6 +72,13 @@ def _where(record: dict[str, Any]) -> list[str]:
         " whether directions fall below the cut decides how fast Σ is inverted: images have the spectrum of photographs,"
         " texts the frequencies of words.",
     ]
+    if (
+        len({len(models) for models in _steps({key: part["found"] for key, part in record["parts"].items()}).values()})
+        > 1
+    ):
+        parts.append(
+            "A table with fewer models than another is of a run of these alone, with its own number of threads."
+        )
     quick = {key.split("/")[0] for key, part in record["parts"].items() if _quick(record, part)}
     if quick:
         all_ = {key.split("/")[0] for key in record["parts"]}
@@ -115,10 +122,10 @@ def _wanted(parts: Parts) -> list[str]:
     met = sum(line[3] == "yes" for line in lines)
     return [
         "## What was wanted, and what is reached?",
-        f"{met} of {len(lines)} goals are met. Each was set before it was measured. A *floor* is what the arithmetic and the"
+        f"{met} of {len(lines)} goals are met. A *floor* is what the arithmetic and the"
         " bytes of the step take at this machine's rates (last section), or what the step contains in any case: no program"
         " gets below it.",
-        _table(["Step", "Wanted", "Reached", "Met", "Floor", "Why"], lines),
+        _table(["Step", "Wanted", "Reached", "Met", "Floor", "Why"], lines).replace("--:", "---"),
     ]
 
 
@@ -180,17 +187,16 @@ def _concepts(parts: Parts) -> list[str]:
         ("Extract 100 : 10", "extract 100 concepts", "extract 10 concepts"),
         ("One by one : at once, 10", "extract 10 one by one", "extract 10 concepts"),
     ]
-    threads, models = next(iter(steps.items()))
-    return [
+    found = [
         "## What do ten concepts cost, or a hundred?",
         "Each example is multiplied once, whatever the number of concepts, and at λ = 1 all of them share one inverse."
         " Measured at a few layers of each model, because a hundred engrams of all of them would not fit into memory."
-        f" Ratios of times, {_threads(threads)}:",
-        _table(
-            ["Model", *(title for title, *_ in pairs)],
-            [[p["title"], *(_ratio(row(p, step, beside)) for _, step, beside in pairs)] for p in models.values()],
-        ),
+        " Ratios of times:",
     ]
+    for threads, models in steps.items():
+        lines = [[p["title"], *(_ratio(row(p, step, beside)) for _, step, beside in pairs)] for p in models.values()]
+        found += [f"{_capital(_threads(threads))}:", _table(["Model", *(title for title, *_ in pairs)], lines)]
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------- the peer

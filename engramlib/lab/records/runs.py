@@ -404,7 +404,8 @@ def _git(root: Path = _ROOT) -> dict[str, Any]:
             return None
         return out.stdout.strip() if out.returncode == 0 else None
 
-    status = ask("status", "--porcelain", "--", ".", ":(exclude)data/runs")
+    results = ("data/runs", "data/benchmarks.json", "book/how-fast.md", "book/_static/how-fast-*.svg")
+    status = ask("status", "--porcelain", "--", ".", *(f":(exclude){result}" for result in results))
     return {"commit": ask("rev-parse", "HEAD"), "uncommitted_changes": None if status is None else bool(status)}
 
 
