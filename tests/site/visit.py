@@ -26,7 +26,7 @@ FACTS = r"""() => {
     pictures: [...document.images].map((i) => [i.getAttribute("src").slice(0, 80), i.complete && i.naturalWidth > 0,
       i.loading]),
     figures: figures.map((f) => {
-      const panels = [...f.querySelectorAll("svg, img, table, canvas")].filter(seen);
+      const panels = [...f.querySelectorAll("svg, img, table, canvas, .touch-tokens")].filter(seen);
       const box = f.getBoundingClientRect();
       return [(f.querySelector("figcaption")?.textContent || "").slice(0, 60), panels.length, box.height];
     }),
